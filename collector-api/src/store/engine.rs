@@ -1,0 +1,181 @@
+//! The contract of the store: what is durable when, how it is ordered, when it is visible. Everything above speaks to this trait only.
+//!
+//! - **Durable**: when [`Store::commit`] returns `Ok`, every item of the batch survives kill -9 and power loss. On an error none of it counts, and nothing
+//!   of it may be acknowledged.
+//! - **Once**: a message whose [`MessageId`] was committed before is dropped and reported as a duplicate, also after a restart. Of two samples of one
+//!   series at one time, the one committed last counts.
+//! - **Ordered**: samples land at their own time, however late they come. Reads return them by time.
+//! - **Visible**: what `commit` returned `Ok` for is seen by every read that begins afterwards.
+//!
+//! All calls block (disk): call them off the async threads. No call panics on data; a damaged database is an error that says so.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use devmon_core::wire::about::{About, Presence};
+use devmon_core::wire::{DeviceId, Frame, MessageId, Reason, TimestampMs};
+use devmon_core::{MetricPath, Value};
+
+/// One thing that arrived and was found good, on its way to disk.
+#[derive(Debug, Clone)]
+pub struct Accepted {
+    pub device: DeviceId,
+    /// When it arrived here.
+    pub received: TimestampMs,
+    /// The payload as it came: what the journal keeps, and what a restart decodes again.
+    pub payload: Bytes,
+    pub content: Content,
+}
+
+/// What an accepted message says.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// Every frame has its time here: that of arrival where the publisher gave none.
+    Metrics { id: Option<MessageId>, frames: Vec<Frame> },
+    Status(Presence),
+    About(Arc<About>),
+}
+
+/// What became of one item of a committed batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Committed {
+    /// Stored; so many samples were in it.
+    Stored { samples: u64 },
+    /// Its [`MessageId`] was committed before.
+    Duplicate,
+}
+
+/// A refused message, kept for whoever has to find out why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Grows with each dead letter.
+    pub id: u64,
+    pub ts: TimestampMs,
+    pub topic: String,
+    pub reason: Reason,
+    pub detail: String,
+    pub payload: Bytes,
+}
+
+/// What is known of a device.
+#[derive(Debug, Clone)]
+pub struct DeviceRecord {
+    pub id: DeviceId,
+    /// Arrival of its first message of any kind.
+    pub first_seen: TimestampMs,
+    /// Arrival of its last message of any kind.
+    pub last_seen: TimestampMs,
+    /// Arrival of its last metrics message.
+    pub last_metrics: Option<TimestampMs>,
+    /// What its last status message said.
+    pub presence: Option<Presence>,
+    pub about: Option<Arc<About>>,
+    /// Number of its series.
+    pub series: u64,
+}
+
+/// What is known of a series, with its newest sample.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SeriesRecord {
+    pub path: MetricPath,
+    /// Time of the oldest sample that is kept.
+    pub first_ts: TimestampMs,
+    /// Time and value of the newest sample.
+    pub last_ts: TimestampMs,
+    pub last_value: Value,
+}
+
+/// Samples of one series in a range, by time, each time once.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SeriesRange {
+    pub path: MetricPath,
+    pub samples: Vec<(TimestampMs, Value)>,
+}
+
+/// Figures of the store.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoreStatus {
+    /// `None`: well. Else why commits fail, for an operator (disk full).
+    pub problem: Option<String>,
+    pub devices: u64,
+    pub series: u64,
+    pub journal_bytes: u64,
+    pub blocks: u64,
+    pub database_bytes: u64,
+    /// Samples in memory that are not yet in blocks.
+    pub head_samples: u64,
+    pub dead_letters_bytes: u64,
+    /// How long the last commit took, in microseconds.
+    pub last_commit_us: u64,
+}
+
+/// What went wrong in the store.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    #[error(transparent)]
+    Journal(#[from] devmon_core::journal::JournalError),
+    #[error("database {path}: {detail}")]
+    Database { path: std::path::PathBuf, detail: String },
+    /// A block whose bytes do not hold what its checksum says.
+    #[error("block {key}: {detail}")]
+    DamagedBlock { key: String, detail: String },
+    /// The answer would pass the given limit.
+    #[error("the range holds more than {limit} samples")]
+    TooManySamples { limit: usize },
+}
+
+/// The store as intake and queries see it.
+pub trait Store: Send + Sync + 'static {
+    /// Makes a batch durable and visible; the answer has one entry for each item, in order.
+    ///
+    /// # Errors
+    /// [`StoreError`]: nothing of the batch counts. It may be tried again.
+    fn commit(&self, batch: &[Accepted]) -> Result<Vec<Committed>, StoreError>;
+
+    /// Makes refused messages durable, within the bound on their bytes.
+    ///
+    /// # Errors
+    /// [`StoreError`]: none of them is kept, and none may be acknowledged.
+    fn bury(&self, letters: Vec<DeadLetter>) -> Result<(), StoreError>;
+
+    /// Devices by id, those after `after` first, at most `limit`, for which `keep` says yes.
+    fn devices(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+        keep: &dyn Fn(&DeviceRecord) -> bool,
+    ) -> Vec<DeviceRecord>;
+
+    /// One device.
+    fn device(&self, id: &str) -> Option<DeviceRecord>;
+
+    /// Series of a device by path within `prefix` (`""`: all), those after `after` first, at most `limit`.
+    fn series(&self, device: &str, prefix: &str, after: Option<&str>, limit: usize) -> Vec<SeriesRecord>;
+
+    /// All samples of the paths with `from ≤ t < to`, in the order of `paths`. A path that does not exist has no samples.
+    ///
+    /// # Errors
+    /// [`StoreError::TooManySamples`] when there are more than `limit` all together; a damaged block or database.
+    fn range(
+        &self,
+        device: &str,
+        paths: &[MetricPath],
+        from: TimestampMs,
+        to: TimestampMs,
+        limit: usize,
+    ) -> Result<Vec<SeriesRange>, StoreError>;
+
+    /// Dead letters, newest first, those with an id below `before` first, at most `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError`] when they can not be read.
+    fn dead_letters(&self, before: Option<u64>, limit: usize) -> Result<Vec<DeadLetter>, StoreError>;
+
+    /// Figures for `/status`.
+    fn status(&self) -> StoreStatus;
+}
+
+/// Counts of refused messages, one key for each [`Reason`], whether or not it has happened.
+pub type Refused = BTreeMap<&'static str, u64>;

@@ -1,0 +1,203 @@
+//! `export_plugin!`: everything unsafe or easily forgotten, done once, inside the plugin.
+//!
+//! The macro makes the root module; the functions here catch panics, turn errors into reasons and trees into [`AbiNode`](super::source::AbiNode)s. A panic in a
+//! constructor or in `collect` becomes text for the operator; the source is not used again after a panic in `collect` until it is made anew,
+//! since its state may be half changed.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use abi_stable::std_types::{RResult, RString, RVec};
+use abi_stable::type_level::downcasting::TD_Opaque;
+
+use super::source::{
+    AbiCollected, AbiSource, AbiSource_TO, BoxedSource, nodes_from_tree, outcome,
+};
+use crate::source::{CollectError, MetricSource};
+use crate::tree::{MetricTree, Node, Value};
+
+/// A plugin's source as it stands behind the boundary.
+pub struct Exported<S> {
+    inner: S,
+    metrics_toml: &'static str,
+    /// Set by a panic in `collect`: the state may be broken, so it is not touched again.
+    poisoned: Option<String>,
+}
+
+impl<S: MetricSource> AbiSource for Exported<S> {
+    fn describe(&self) -> RString {
+        self.metrics_toml.into()
+    }
+
+    fn collect(&mut self) -> AbiCollected {
+        if let Some(text) = &self.poisoned {
+            return without_tree(outcome::PANICKED, text);
+        }
+        match catch_unwind(AssertUnwindSafe(|| collected(self.inner.collect()))) {
+            Ok(collected) => collected,
+            Err(panic) => {
+                let text = panic_text(panic.as_ref());
+                let collected = without_tree(outcome::PANICKED, &text);
+                self.poisoned = Some(text);
+                collected
+            }
+        }
+    }
+
+    fn facts(&self) -> RString {
+        catch_unwind(AssertUnwindSafe(|| facts_json(&self.inner.facts())))
+            .unwrap_or_else(|_| "{}".into())
+            .into()
+    }
+}
+
+/// Runs a constructor and boxes what it makes.
+pub fn start<S: MetricSource, E: std::fmt::Display>(
+    metrics_toml: &'static str,
+    new: impl FnOnce() -> Result<S, E>,
+) -> RResult<BoxedSource, RString> {
+    match catch_unwind(AssertUnwindSafe(new)) {
+        Ok(Ok(inner)) => {
+            let exported = Exported {
+                inner,
+                metrics_toml,
+                poisoned: None,
+            };
+            RResult::ROk(AbiSource_TO::from_value(exported, TD_Opaque))
+        }
+        Ok(Err(error)) => RResult::RErr(error.to_string().into()),
+        Err(panic) => {
+            let text = format!("panicked in its constructor: {}", panic_text(panic.as_ref()));
+            RResult::RErr(text.into())
+        }
+    }
+}
+
+/// A round's result as it crosses.
+pub fn collected(result: Result<MetricTree, CollectError>) -> AbiCollected {
+    match result {
+        Ok(tree) => AbiCollected {
+            outcome: outcome::TREE,
+            reason: RString::new(),
+            tree: nodes_from_tree(&tree),
+        },
+        Err(CollectError::NoData) => without_tree(outcome::NO_DATA, ""),
+        Err(CollectError::Unavailable(reason)) => without_tree(outcome::UNAVAILABLE, &reason),
+        Err(CollectError::Failed(reason)) => without_tree(outcome::FAILED, &reason),
+    }
+}
+
+fn without_tree(outcome: u8, reason: &str) -> AbiCollected {
+    AbiCollected {
+        outcome,
+        reason: reason.into(),
+        tree: RVec::new(),
+    }
+}
+
+/// What a panic said, if it said text.
+pub fn panic_text(panic: &(dyn Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|s| (*s).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
+}
+
+/// Facts as a JSON object. Written by hand, for plugins do not link a JSON writer for four kinds of value.
+pub fn facts_json(facts: &MetricTree) -> String {
+    let mut out = String::from("{");
+    for (i, (name, node)) in facts.children().enumerate() {
+        if i > 0 {
+            out.push(',');
+        }
+        push_json_text(&mut out, name);
+        out.push(':');
+        match node {
+            Node::Branch(tree) => out.push_str(&facts_json(tree)),
+            Node::Leaf(Value::Text(text)) => push_json_text(&mut out, text),
+            Node::Leaf(Value::Float(x)) if !x.is_finite() => out.push_str("null"),
+            Node::Leaf(value) => out.push_str(&value.to_string()),
+        }
+    }
+    out.push('}');
+    out
+}
+
+fn push_json_text(out: &mut String, text: &str) {
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            c if c < ' ' => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+}
+
+/// Makes a `cdylib` a devmon plugin.
+///
+/// - `name`: the source's name, first segment of its paths;
+/// - `metrics`: its `metrics.toml`, as text;
+/// - `new`: how a source is made from its configuration (a JSON object as text): `fn(&str) -> Result<impl MetricSource, impl Display>`;
+/// - `interval_ms` (optional): the interval that suits it.
+///
+/// Build with unwinding panics (the default): with `panic = "abort"` a panic of the plugin would end the agent.
+///
+/// ```
+/// # use devmon_core::{CollectError, MetricSource, MetricTree, export_plugin};
+/// struct Answer;
+/// impl MetricSource for Answer {
+///     fn collect(&mut self) -> Result<MetricTree, CollectError> {
+///         let mut tree = MetricTree::new();
+///         tree.set("answer", 42);
+///         Ok(tree)
+///     }
+/// }
+/// export_plugin! {
+///     name: "answer",
+///     metrics: "[[metric]]\npath = '/answer'\nunit = '1'\nkind = 'gauge'\nhelp = 'The answer.'\n",
+///     new: |_config: &str| Ok::<_, String>(Answer),
+/// }
+/// # fn main() {}
+/// ```
+#[macro_export]
+macro_rules! export_plugin {
+    (name: $name:expr, metrics: $metrics:expr, new: $new:expr $(,)?) => {
+        $crate::export_plugin! { name: $name, metrics: $metrics, new: $new, interval_ms: 0 }
+    };
+    (name: $name:expr, metrics: $metrics:expr, new: $new:expr, interval_ms: $interval_ms:expr $(,)?) => {
+        #[doc(hidden)]
+        #[allow(unsafe_code, unreachable_pub, clippy::undocumented_unsafe_blocks, clippy::allow_attributes)]
+        mod __devmon_plugin {
+            #[allow(unused_imports)]
+            use super::*;
+            use $crate::abi::private as p;
+            use p::PrefixTypeTrait as _;
+
+            #[p::sabi_extern_fn]
+            fn name() -> p::RString {
+                $name.into()
+            }
+            #[p::sabi_extern_fn]
+            fn version() -> p::RString {
+                env!("CARGO_PKG_VERSION").into()
+            }
+            #[p::sabi_extern_fn]
+            fn new(config: p::RStr<'_>) -> p::RResult<$crate::abi::source::BoxedSource, p::RString> {
+                p::start($metrics, || ($new)(config.as_str()))
+            }
+            #[p::sabi_extern_fn]
+            fn default_interval_ms() -> u64 {
+                $interval_ms
+            }
+
+            #[p::export_root_module]
+            fn root() -> $crate::abi::source::PluginModule_Ref {
+                $crate::abi::source::PluginModule { name, version, new, default_interval_ms }.leak_into_prefix()
+            }
+        }
+    };
+}

@@ -1,0 +1,328 @@
+//! Writing: append, group commit, rolling, trimming, and recovery at open.
+
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::segment::{self, HEADER_BYTES, Header};
+use super::{JournalError, MAX_RECORD_BYTES, Position, Reader};
+
+/// How a journal is kept.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// A segment that has grown past this is closed and a new one begun. Trimming works by whole segments.
+    pub segment_bytes: u64,
+    /// Drop the oldest segments when all together pass this. `None`: unbounded; the owner trims.
+    pub max_bytes: Option<u64>,
+    /// Drop segments whose last record is older than this. `None`: no limit.
+    pub max_age: Option<Duration>,
+}
+
+impl Default for Options {
+    /// Segments of 64 MiB, unbounded.
+    fn default() -> Self {
+        Self { segment_bytes: 64 << 20, max_bytes: None, max_age: None }
+    }
+}
+
+/// What open found and did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovery {
+    /// Segments that were there.
+    pub segments: usize,
+    /// Bytes of a torn tail that were cut off: an append that was never committed.
+    pub torn_bytes: u64,
+}
+
+/// An open journal. One writer; readers may read what is committed meanwhile.
+#[derive(Debug)]
+pub struct Journal {
+    dir: PathBuf,
+    options: Options,
+    /// Closed segments, oldest first, then the active one.
+    segments: VecDeque<Segment>,
+    /// The active segment's file; `None` after a failure, until the next append begins a fresh segment.
+    active: Option<File>,
+    next_number: u64,
+    /// Appended, not yet committed.
+    pending: Vec<u8>,
+    /// Holds the lock on the directory.
+    _lock: File,
+}
+
+#[derive(Debug)]
+struct Segment {
+    number: u64,
+    /// Committed bytes, header included.
+    bytes: u64,
+    last_written: SystemTime,
+}
+
+impl Journal {
+    /// Opens or makes the journal in `dir`, cuts a torn tail off the last segment and checks every record of it. Older segments are checked when they are read.
+    ///
+    /// # Errors
+    /// [`JournalError::Locked`], [`JournalError::Version`] or [`JournalError::Io`].
+    pub fn open(dir: &Path, options: Options) -> Result<(Self, Recovery), JournalError> {
+        std::fs::create_dir_all(dir).map_err(JournalError::io(dir, "create directory"))?;
+        let lock = lock(dir)?;
+        let numbers = segment::list(dir)?;
+        let mut recovery = Recovery { segments: numbers.len(), torn_bytes: 0 };
+        let mut segments = VecDeque::new();
+        for (i, &number) in numbers.iter().enumerate() {
+            let path = segment::path(dir, number);
+            let meta = std::fs::metadata(&path).map_err(JournalError::io(&path, "stat"))?;
+            let mut bytes = meta.len();
+            if i + 1 == numbers.len() {
+                let good = intact_prefix(&path, number)?;
+                recovery.torn_bytes = bytes - good;
+                if good < HEADER_BYTES {
+                    // Not even a header: the crash came while the segment was being made, and nothing in it was committed.
+                    std::fs::remove_file(&path).map_err(JournalError::io(&path, "remove"))?;
+                    continue;
+                }
+                if good < bytes {
+                    let file = OpenOptions::new().write(true).open(&path);
+                    let file = file.map_err(JournalError::io(&path, "open"))?;
+                    file.set_len(good).map_err(JournalError::io(&path, "truncate"))?;
+                    file.sync_all().map_err(JournalError::io(&path, "fsync"))?;
+                    bytes = good;
+                }
+            }
+            let last_written = meta.modified().unwrap_or_else(|_| SystemTime::now());
+            segments.push_back(Segment { number, bytes, last_written });
+        }
+        sync_dir(dir)?;
+        let journal = Self {
+            dir: dir.to_owned(),
+            options,
+            segments,
+            active: None, // every open begins a segment of its own: a recovered tail is never written again
+            next_number: numbers.last().map_or(0, |n| n + 1),
+            pending: Vec::new(),
+            _lock: lock,
+        };
+        Ok((journal, recovery))
+    }
+
+    /// Puts a record in line for the next [`commit`](Self::commit) and returns the position behind it. It is not on disk yet.
+    ///
+    /// # Errors
+    /// [`JournalError::RecordSize`]; or [`JournalError::Io`] when a fresh segment could not be made.
+    pub fn append(&mut self, payload: &[u8]) -> Result<Position, JournalError> {
+        if payload.is_empty() || payload.len() > MAX_RECORD_BYTES {
+            return Err(JournalError::RecordSize(payload.len()));
+        }
+        if self.active.is_none() {
+            self.begin_segment()?;
+        }
+        let (number, offset) = self.end();
+        segment::encode(&mut self.pending, number, offset, payload);
+        let (segment, offset) = self.end();
+        Ok(Position { segment, offset })
+    }
+
+    /// Writes and fdatasyncs what was appended. When this returns `Ok`, all of it is on disk; on an error none of it counts.
+    ///
+    /// # Errors
+    /// [`JournalError::Io`]. The records of this commit are gone from the journal and must be appended again.
+    pub fn commit(&mut self) -> Result<(), JournalError> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let pending = std::mem::take(&mut self.pending);
+        let written = self.write_durably(&pending);
+        // The buffer is kept for the next commit.
+        self.pending = pending;
+        self.pending.clear();
+        match written {
+            Ok(()) => {
+                let full = self.segments.back().is_some_and(|s| s.bytes >= self.options.segment_bytes);
+                if full {
+                    self.active = None;
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.abandon_active();
+                Err(error)
+            }
+        }
+    }
+
+    fn write_durably(&mut self, bytes: &[u8]) -> Result<(), JournalError> {
+        let (Some(file), Some(active)) = (&self.active, self.segments.back_mut()) else {
+            return Ok(()); // pending is empty whenever there is no active segment
+        };
+        let path = || segment::path(&self.dir, active.number);
+        file.write_all_at(bytes, active.bytes).map_err(JournalError::io(path(), "write"))?;
+        file.sync_data().map_err(JournalError::io(path(), "fdatasync"))?;
+        active.bytes += bytes.len() as u64;
+        active.last_written = SystemTime::now();
+        Ok(())
+    }
+
+    /// After a failed write: cut what may have been written, and let the next append begin a fresh segment.
+    fn abandon_active(&mut self) {
+        if let (Some(file), Some(active)) = (self.active.take(), self.segments.back()) {
+            // If even this fails, recovery finds the uncommitted records behind the committed ones: repeats at worst, never a loss.
+            let cut = file.set_len(active.bytes).and_then(|()| file.sync_all());
+            drop(cut);
+        }
+    }
+
+    fn begin_segment(&mut self) -> Result<(), JournalError> {
+        let number = self.next_number;
+        let path = segment::path(&self.dir, number);
+        let make = || -> std::io::Result<File> {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
+            file.write_all(&segment::header(number))?;
+            file.sync_all()?;
+            Ok(file)
+        };
+        let file = make().map_err(|source| {
+            let removed = std::fs::remove_file(&path); // a disk that is full leaves an empty file behind
+            drop(removed);
+            JournalError::io(&path, "create segment")(source)
+        })?;
+        sync_dir(&self.dir)?;
+        self.active = Some(file);
+        self.next_number += 1;
+        self.segments.push_back(Segment { number, bytes: HEADER_BYTES, last_written: SystemTime::now() });
+        Ok(())
+    }
+
+    /// Where the next record begins: segment number and offset.
+    fn end(&self) -> (u64, u64) {
+        match (&self.active, self.segments.back()) {
+            (Some(_), Some(s)) => (s.number, s.bytes + self.pending.len() as u64),
+            _ => (self.next_number, HEADER_BYTES),
+        }
+    }
+
+    /// The position behind all committed records.
+    #[must_use]
+    pub fn committed(&self) -> Position {
+        match self.segments.back() {
+            Some(s) => Position { segment: s.number, offset: s.bytes },
+            None => Position { segment: self.next_number, offset: 0 },
+        }
+    }
+
+    /// Bytes on disk in committed records and headers.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.segments.iter().map(|s| s.bytes).sum()
+    }
+
+    /// Closes the active segment, so that all that is committed can be trimmed as soon as it is no longer needed.
+    pub fn roll(&mut self) {
+        if self.pending.is_empty() {
+            self.active = None;
+        }
+    }
+
+    /// Deletes the segments that lie wholly before `position`. The active segment stays.
+    ///
+    /// # Errors
+    /// [`JournalError::Io`]; deleting again later is fine.
+    pub fn trim_to(&mut self, position: Position) -> Result<(), JournalError> {
+        let before = |s: &Segment| {
+            s.number < position.segment || (s.number == position.segment && s.bytes <= position.offset)
+        };
+        let mut removed = false;
+        while self.segments.front().is_some_and(before) && !self.front_is_active() {
+            self.remove_front()?;
+            removed = true;
+        }
+        if removed { sync_dir(&self.dir) } else { Ok(()) }
+    }
+
+    /// Enforces `max_bytes` and `max_age` and returns the bytes dropped, to be counted: that is data given up.
+    ///
+    /// # Errors
+    /// [`JournalError::Io`].
+    pub fn enforce_limits(&mut self, now: SystemTime) -> Result<u64, JournalError> {
+        let mut dropped = 0;
+        loop {
+            let over_bytes = self.options.max_bytes.is_some_and(|max| self.size_bytes() > max);
+            let Some(front) = self.segments.front() else { break };
+            let age = now.duration_since(front.last_written).unwrap_or_default();
+            let over_age = self.options.max_age.is_some_and(|max| age > max);
+            if !(over_bytes || over_age) || self.front_is_active() {
+                break;
+            }
+            dropped += front.bytes;
+            self.remove_front()?;
+        }
+        if dropped > 0 {
+            sync_dir(&self.dir)?;
+        }
+        Ok(dropped)
+    }
+
+    fn front_is_active(&self) -> bool {
+        self.segments.len() == 1 && self.active.is_some()
+    }
+
+    fn remove_front(&mut self) -> Result<(), JournalError> {
+        let Some(front) = self.segments.front() else { return Ok(()) };
+        let path = segment::path(&self.dir, front.number);
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(JournalError::io(&path, "remove")(source));
+            }
+            _ => {}
+        }
+        self.segments.pop_front();
+        Ok(())
+    }
+
+    /// Reads the committed records from `from` on, as they are now.
+    #[must_use]
+    pub fn read_from(&self, from: Position) -> Reader {
+        let segments = self.segments.iter().map(|s| (s.number, s.bytes)).collect();
+        Reader::new(self.dir.clone(), segments, from)
+    }
+}
+
+/// Length of the file's intact part: header and whole records with good checksums. Below [`HEADER_BYTES`]: not even a header.
+fn intact_prefix(path: &Path, number: u64) -> Result<u64, JournalError> {
+    let bytes = std::fs::read(path).map_err(JournalError::io(path, "read"))?;
+    match segment::check_header(&bytes, number) {
+        Header::Good => {}
+        Header::Bad => return Ok(0),
+        Header::UnknownVersion(version) => {
+            return Err(JournalError::Version { path: path.to_owned(), version });
+        }
+    }
+    let mut offset = HEADER_BYTES;
+    while let Some(rest) = usize::try_from(offset).ok().and_then(|o| bytes.get(o..)) {
+        match segment::decode(rest, number, offset) {
+            Ok(payload) => offset += (segment::RECORD_HEADER_BYTES + payload.len()) as u64,
+            Err(_) => break,
+        }
+    }
+    Ok(offset)
+}
+
+fn lock(dir: &Path) -> Result<File, JournalError> {
+    let path = dir.join("lock");
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+    let file = file.map_err(JournalError::io(&path, "open"))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(JournalError::Locked(dir.to_owned())),
+        Err(std::fs::TryLockError::Error(source)) => Err(JournalError::io(&path, "lock")(source)),
+    }
+}
+
+/// Makes the creation and removal of files in `dir` durable.
+fn sync_dir(dir: &Path) -> Result<(), JournalError> {
+    File::open(dir)
+        .and_then(|d| d.sync_all())
+        .map_err(JournalError::io(dir, "fsync directory"))
+}

@@ -1,0 +1,99 @@
+//! The two retained messages of a device: `status` (is it there?) and `about` (what is it, what runs on it?).
+
+use serde::{Deserialize, Serialize};
+
+use super::device::DeviceId;
+use super::time::TimestampMs;
+use crate::descriptor::DescriptorText;
+
+/// Largest status or about payload that is read. An `about` of 20 sources with 50 descriptors each has some 150 KB.
+pub const MAX_ABOUT_BYTES: usize = 512 * 1024;
+
+/// The payload of `…/status`. The broker sends the offline form as last will when the connection is lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    pub status: Presence,
+    /// When it was said; a will has none, for it is written long before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ts: Option<TimestampMs>,
+    /// `shutdown`, `connection lost`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Whether a device says that it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Presence {
+    Online,
+    Offline,
+}
+
+/// The payload of `…/about`. Fields may be added; readers skip what they do not know.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct About {
+    /// Version of this form: 1.
+    pub v: u32,
+    pub device: DeviceId,
+    pub ts: TimestampMs,
+    pub agent: AgentFacts,
+    pub host: HostFacts,
+    pub sources: Vec<SourceAbout>,
+    /// Templates from the device's root: `/disk/{mount}/used_bytes`.
+    pub descriptors: Vec<DescriptorText>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentFacts {
+    pub version: String,
+}
+
+/// What the device is. Unknown facts are left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostFacts {
+    pub hostname: Option<String>,
+    /// `Debian GNU/Linux 12 (bookworm)`.
+    pub os: Option<String>,
+    pub kernel: Option<String>,
+    /// `x86_64`, `aarch64`.
+    pub arch: Option<String>,
+    /// Logical CPUs.
+    pub cpus: Option<u32>,
+    pub boot_ts: Option<TimestampMs>,
+}
+
+/// One source as the agent sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SourceAbout {
+    pub name: String,
+    pub state: SourceState,
+    /// Why it is not `ok`, for an operator.
+    #[serde(default)]
+    pub reason: Option<String>,
+    pub interval_ms: u64,
+    /// The plugin's version.
+    #[serde(default)]
+    pub version: Option<String>,
+    /// The plugin's file name.
+    #[serde(default)]
+    pub file: Option<String>,
+    /// Facts that do not change while it runs, as the source gave them.
+    #[serde(default)]
+    pub facts: serde_json::Map<String, serde_json::Value>,
+}
+
+/// The state of a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SourceState {
+    /// Runs; it may have had nothing to say yet.
+    Ok,
+    /// Nothing to measure on this machine; asked again now and then.
+    Unavailable,
+    /// The last round failed or took too long.
+    Failing,
+    /// Failed too often and is left alone for a while.
+    Quarantined,
+    /// Taken out by an operator or by removal of its file.
+    Stopped,
+}
