@@ -22,7 +22,12 @@ pub enum ConfigError {
     },
     /// `agent.toml:3:1: unknown key "intervall"; did you mean "interval"? (…)`
     #[error("{path}:{line}:{column}: {message}")]
-    Content { path: PathBuf, line: usize, column: usize, message: String },
+    Content {
+        path: PathBuf,
+        line: usize,
+        column: usize,
+        message: String,
+    },
 }
 
 /// Reads a configuration file. `T` must deny unknown fields for the promise of this module to hold.
@@ -30,8 +35,10 @@ pub enum ConfigError {
 /// # Errors
 /// [`ConfigError`].
 pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
     parse(&text, path)
 }
 
@@ -45,7 +52,12 @@ pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, ConfigEr
         let before = text.get(..at).unwrap_or_default();
         let line = before.matches('\n').count() + 1;
         let column = before.rsplit('\n').next().map_or(0, |l| l.chars().count()) + 1;
-        ConfigError::Content { path: path.to_owned(), line, column, message: explain(error.message()) }
+        ConfigError::Content {
+            path: path.to_owned(),
+            line,
+            column,
+            message: explain(error.message()),
+        }
     })
 }
 
@@ -83,8 +95,13 @@ pub struct DurationText(pub Duration);
 #[error("{0:?} is not a duration; write a whole number and a unit: 500ms, 10s, 5m, 6h, 30d")]
 pub struct DurationError(String);
 
-const UNITS_MS: [(&str, u64); 5] =
-    [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+const UNITS_MS: [(&str, u64); 5] = [
+    ("ms", 1),
+    ("s", 1_000),
+    ("m", 60_000),
+    ("h", 3_600_000),
+    ("d", 86_400_000),
+];
 
 impl FromStr for DurationText {
     type Err = DurationError;
@@ -93,8 +110,15 @@ impl FromStr for DurationText {
         let error = || DurationError(text.to_owned());
         let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(error)?;
         let (number, unit) = text.split_at(digits);
-        let (_, factor) = UNITS_MS.iter().find(|(u, _)| *u == unit.trim_start()).ok_or_else(error)?;
-        let ms = number.parse::<u64>().ok().and_then(|n| n.checked_mul(*factor)).ok_or_else(error)?;
+        let (_, factor) = UNITS_MS
+            .iter()
+            .find(|(u, _)| *u == unit.trim_start())
+            .ok_or_else(error)?;
+        let ms = number
+            .parse::<u64>()
+            .ok()
+            .and_then(|n| n.checked_mul(*factor))
+            .ok_or_else(error)?;
         Ok(Self(Duration::from_millis(ms)))
     }
 }
@@ -112,7 +136,9 @@ impl fmt::Display for DurationText {
 
 impl<'de> Deserialize<'de> for DurationText {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(d)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -129,7 +155,9 @@ mod tests {
     }
 
     fn error(text: &str) -> String {
-        parse::<Sample>(text, Path::new("agent.toml")).unwrap_err().to_string()
+        parse::<Sample>(text, Path::new("agent.toml"))
+            .unwrap_err()
+            .to_string()
     }
 
     #[test]
@@ -144,7 +172,10 @@ mod tests {
     #[test]
     fn a_bad_value_is_named_with_its_place() {
         let text = error("interval = \"10 parsecs\"\n");
-        assert!(text.starts_with("agent.toml:1:12: ") && text.contains("500ms, 10s"), "{text}");
+        assert!(
+            text.starts_with("agent.toml:1:12: ") && text.contains("500ms, 10s"),
+            "{text}"
+        );
         assert!(error("device = \n").starts_with("agent.toml:1:"));
     }
 

@@ -246,7 +246,9 @@ mod parse {
             source: TemplateError,
         },
         /// A unit that is too long or has spaces or control characters.
-        #[error("descriptor {path:?}: unit {unit:?} is not a UCUM code of at most {MAX_UNIT_BYTES} printable characters")]
+        #[error(
+            "descriptor {path:?}: unit {unit:?} is not a UCUM code of at most {MAX_UNIT_BYTES} printable characters"
+        )]
         Unit { path: String, unit: String },
         /// A help text over [`MAX_HELP_BYTES`].
         #[error("descriptor {path:?}: help has {size_bytes} bytes; the most is {MAX_HELP_BYTES}")]

@@ -29,7 +29,9 @@ pub struct CertFiles {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TlsError {
-    #[error("cannot read {what} {path}: {source}; check that the file exists and that this user may read it")]
+    #[error(
+        "cannot read {what} {path}: {source}; check that the file exists and that this user may read it"
+    )]
     Read {
         what: &'static str,
         path: PathBuf,
@@ -37,9 +39,17 @@ pub enum TlsError {
         source: std::io::Error,
     },
     #[error("{what} {path} is not usable: {detail}")]
-    Content { what: &'static str, path: PathBuf, detail: String },
+    Content {
+        what: &'static str,
+        path: PathBuf,
+        detail: String,
+    },
     #[error("certificate {cert} and key {key} can not be used together: {detail}")]
-    Pair { cert: PathBuf, key: PathBuf, detail: String },
+    Pair {
+        cert: PathBuf,
+        key: PathBuf,
+        detail: String,
+    },
 }
 
 impl CertFiles {
@@ -58,9 +68,10 @@ impl CertFiles {
     /// # Errors
     /// [`TlsError`] naming the file.
     pub fn client_config(&self, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, TlsError> {
-        let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|e| self.pair_error(&e))?;
+        let builder =
+            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .map_err(|e| self.pair_error(&e))?;
         let mut config = builder
             .with_root_certificates(roots(&self.ca)?)
             .with_client_auth_cert(certificates("certificate", &self.cert)?, key(&self.key)?)
@@ -75,9 +86,16 @@ impl CertFiles {
     /// [`TlsError`] naming the file.
     pub fn server_config(&self) -> Result<Arc<ServerConfig>, TlsError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(&self.ca)?), provider.clone())
-            .build()
-            .map_err(|e| TlsError::Content { what: "CA certificate", path: self.ca.clone(), detail: e.to_string() })?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(
+            Arc::new(roots(&self.ca)?),
+            provider.clone(),
+        )
+        .build()
+        .map_err(|e| TlsError::Content {
+            what: "CA certificate",
+            path: self.ca.clone(),
+            detail: e.to_string(),
+        })?;
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|e| self.pair_error(&e))?
@@ -89,21 +107,35 @@ impl CertFiles {
     }
 
     fn pair_error(&self, error: &rustls::Error) -> TlsError {
-        TlsError::Pair { cert: self.cert.clone(), key: self.key.clone(), detail: error.to_string() }
+        TlsError::Pair {
+            cert: self.cert.clone(),
+            key: self.key.clone(),
+            detail: error.to_string(),
+        }
     }
 }
 
 fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
-    std::fs::read(path).map_err(|source| TlsError::Read { what, path: path.to_owned(), source })
+    std::fs::read(path).map_err(|source| TlsError::Read {
+        what,
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let content = |detail: String| TlsError::Content { what, path: path.to_owned(), detail };
+    let content = |detail: String| TlsError::Content {
+        what,
+        path: path.to_owned(),
+        detail,
+    };
     let certs = CertificateDer::pem_slice_iter(&read(what, path)?)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|e| content(e.to_string()))?;
     if certs.is_empty() {
-        return Err(content("no certificate in PEM form (-----BEGIN CERTIFICATE-----) is in it".to_owned()));
+        return Err(content(
+            "no certificate in PEM form (-----BEGIN CERTIFICATE-----) is in it".to_owned(),
+        ));
     }
     Ok(certs)
 }
@@ -129,7 +161,11 @@ fn key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
         } else {
             format!("no private key in PEM form: {e}")
         };
-        TlsError::Content { what: "private key", path: path.to_owned(), detail }
+        TlsError::Content {
+            what: "private key",
+            path: path.to_owned(),
+            detail,
+        }
     })
 }
 
@@ -170,14 +206,31 @@ mod tests {
         let files = identity(dir.path());
         let error = |files: &CertFiles| files.client_config(&[]).unwrap_err().to_string();
 
-        let missing = CertFiles { cert: dir.path().join("nobody.cert.pem"), ..files.clone() };
-        assert!(error(&missing).contains("nobody.cert.pem"), "{}", error(&missing));
+        let missing = CertFiles {
+            cert: dir.path().join("nobody.cert.pem"),
+            ..files.clone()
+        };
+        assert!(
+            error(&missing).contains("nobody.cert.pem"),
+            "{}",
+            error(&missing)
+        );
 
-        let swapped = CertFiles { key: files.cert.clone(), ..files.clone() };
-        assert!(error(&swapped).contains("private key"), "{}", error(&swapped));
+        let swapped = CertFiles {
+            key: files.cert.clone(),
+            ..files.clone()
+        };
+        assert!(
+            error(&swapped).contains("private key"),
+            "{}",
+            error(&swapped)
+        );
 
         let other = tempfile::tempdir().unwrap();
-        let foreign = CertFiles { key: identity(other.path()).key, ..files.clone() };
+        let foreign = CertFiles {
+            key: identity(other.path()).key,
+            ..files.clone()
+        };
         assert!(error(&foreign).contains("together"), "{}", error(&foreign));
 
         std::fs::write(&files.ca, "not a certificate").unwrap();

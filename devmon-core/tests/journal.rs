@@ -1,5 +1,10 @@
 //! The journal's promises, on real files: what was committed is there, in order, whatever happened to the tail.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper of a test may panic as the test does"
+)]
+
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -12,7 +17,10 @@ fn open(dir: &Path) -> Journal {
 }
 
 fn payloads(journal: &Journal, from: Position) -> Vec<Vec<u8>> {
-    journal.read_from(from).map(|r| r.unwrap().payload).collect()
+    journal
+        .read_from(from)
+        .map(|r| r.unwrap().payload)
+        .collect()
 }
 
 fn segments(dir: &Path) -> Vec<PathBuf> {
@@ -39,10 +47,29 @@ fn committed_records_survive_reopening_in_order() {
     assert_eq!(payloads(&open(dir.path()), Position::START), expected);
 }
 
+/// Written by release 0.1.0; every later release must read it. Never changed: a new format adds a fixture of its own.
+#[test]
+fn the_first_releases_segment_is_still_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/journal-v1.dmj");
+    std::fs::copy(fixture, dir.path().join("00000000000000000000.dmj")).unwrap();
+    let (journal, recovery) = Journal::open(dir.path(), Options::default()).unwrap();
+    assert_eq!(recovery.torn_bytes, 0);
+    let expected = [
+        b"first".to_vec(),
+        vec![0; 300],
+        "größer".as_bytes().to_vec(),
+    ];
+    assert_eq!(payloads(&journal, Position::START), expected);
+}
+
 #[test]
 fn reading_and_trimming_go_by_position() {
     let dir = tempfile::tempdir().unwrap();
-    let options = Options { segment_bytes: 100, ..Options::default() };
+    let options = Options {
+        segment_bytes: 100,
+        ..Options::default()
+    };
     let (mut journal, _) = Journal::open(dir.path(), options).unwrap();
     let mut ends = Vec::new();
     for i in 0_u8..20 {
@@ -54,7 +81,11 @@ fn reading_and_trimming_go_by_position() {
     let before = segments(dir.path()).len();
     journal.trim_to(ends[9]).unwrap();
     assert!(segments(dir.path()).len() < before, "nothing was trimmed");
-    assert_eq!(payloads(&journal, ends[9]).len(), 10, "trimming took a record behind its position");
+    assert_eq!(
+        payloads(&journal, ends[9]).len(),
+        10,
+        "trimming took a record behind its position"
+    );
     assert_eq!(journal.committed(), ends[19]);
 }
 
@@ -69,7 +100,10 @@ fn damage_before_the_tail_is_reported_with_its_place() {
     let mut journal = open(dir.path());
     journal.append(b"third").unwrap();
     journal.commit().unwrap();
-    let file = OpenOptions::new().write(true).open(&segments(dir.path())[0]).unwrap();
+    let file = OpenOptions::new()
+        .write(true)
+        .open(&segments(dir.path())[0])
+        .unwrap();
     file.write_all_at(b"X", first.offset + 8).unwrap();
     let read: Vec<_> = journal.read_from(Position::START).collect();
     assert_eq!(read[0].as_ref().unwrap().payload, b"first");
@@ -80,13 +114,21 @@ fn damage_before_the_tail_is_reported_with_its_place() {
 #[test]
 fn limits_drop_the_oldest_and_say_how_much() {
     let dir = tempfile::tempdir().unwrap();
-    let options = Options { segment_bytes: 1_000, max_bytes: Some(5_000), max_age: None };
+    let options = Options {
+        segment_bytes: 1_000,
+        max_bytes: Some(5_000),
+        max_age: None,
+    };
     let (mut journal, _) = Journal::open(dir.path(), options).unwrap();
     let mut dropped = 0;
     for i in 0_u32..100 {
-        journal.append(&[&i.to_le_bytes()[..], &[0; 200]].concat()).unwrap();
+        journal
+            .append(&[&i.to_le_bytes()[..], &[0; 200]].concat())
+            .unwrap();
         journal.commit().unwrap();
-        dropped += journal.enforce_limits(std::time::SystemTime::now()).unwrap();
+        dropped += journal
+            .enforce_limits(std::time::SystemTime::now())
+            .unwrap();
     }
     assert!(journal.size_bytes() <= 5_000);
     assert!(dropped > 10_000);
@@ -100,20 +142,35 @@ fn a_second_process_is_kept_out_and_a_newer_format_refused() {
     let mut journal = open(dir.path());
     journal.append(b"x").unwrap();
     journal.commit().unwrap();
-    assert!(matches!(Journal::open(dir.path(), Options::default()), Err(JournalError::Locked(_))));
+    assert!(matches!(
+        Journal::open(dir.path(), Options::default()),
+        Err(JournalError::Locked(_))
+    ));
     drop(journal);
-    let file = OpenOptions::new().write(true).open(&segments(dir.path())[0]).unwrap();
+    let file = OpenOptions::new()
+        .write(true)
+        .open(&segments(dir.path())[0])
+        .unwrap();
     file.write_all_at(&[2], 7).unwrap();
-    assert!(matches!(Journal::open(dir.path(), Options::default()), Err(JournalError::Version { version: 2, .. })));
+    assert!(matches!(
+        Journal::open(dir.path(), Options::default()),
+        Err(JournalError::Version { version: 2, .. })
+    ));
 }
 
 #[test]
 fn impossible_record_sizes_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let mut journal = open(dir.path());
-    assert!(matches!(journal.append(b""), Err(JournalError::RecordSize(0))));
+    assert!(matches!(
+        journal.append(b""),
+        Err(JournalError::RecordSize(0))
+    ));
     let large = vec![0; devmon_core::journal::MAX_RECORD_BYTES + 1];
-    assert!(matches!(journal.append(&large), Err(JournalError::RecordSize(_))));
+    assert!(matches!(
+        journal.append(&large),
+        Err(JournalError::RecordSize(_))
+    ));
 }
 
 proptest! {

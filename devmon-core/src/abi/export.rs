@@ -10,9 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use abi_stable::std_types::{RResult, RString, RVec};
 use abi_stable::type_level::downcasting::TD_Opaque;
 
-use super::source::{
-    AbiCollected, AbiSource, AbiSource_TO, BoxedSource, nodes_from_tree, outcome,
-};
+use super::source::{AbiCollected, AbiSource, AbiSource_TO, BoxedSource, nodes_from_tree, outcome};
 use crate::source::{CollectError, MetricSource};
 use crate::tree::{MetricTree, Node, Value};
 
@@ -67,7 +65,10 @@ pub fn start<S: MetricSource, E: std::fmt::Display>(
         }
         Ok(Err(error)) => RResult::RErr(error.to_string().into()),
         Err(panic) => {
-            let text = format!("panicked in its constructor: {}", panic_text(panic.as_ref()));
+            let text = format!(
+                "panicked in its constructor: {}",
+                panic_text(panic.as_ref())
+            );
             RResult::RErr(text.into())
         }
     }
@@ -170,34 +171,65 @@ macro_rules! export_plugin {
     };
     (name: $name:expr, metrics: $metrics:expr, new: $new:expr, interval_ms: $interval_ms:expr $(,)?) => {
         #[doc(hidden)]
-        #[allow(unsafe_code, unreachable_pub, clippy::undocumented_unsafe_blocks, clippy::allow_attributes)]
+        #[allow(
+            unsafe_code,
+            unreachable_pub,
+            clippy::undocumented_unsafe_blocks,
+            clippy::allow_attributes
+        )]
         mod __devmon_plugin {
             #[allow(unused_imports)]
             use super::*;
-            use $crate::abi::private as p;
             use p::PrefixTypeTrait as _;
+            use $crate::abi::private as p;
 
-            #[p::sabi_extern_fn]
-            fn name() -> p::RString {
+            extern "C" fn name() -> p::RString {
                 $name.into()
             }
-            #[p::sabi_extern_fn]
-            fn version() -> p::RString {
+            extern "C" fn version() -> p::RString {
                 env!("CARGO_PKG_VERSION").into()
             }
-            #[p::sabi_extern_fn]
-            fn new(config: p::RStr<'_>) -> p::RResult<$crate::abi::source::BoxedSource, p::RString> {
+            extern "C" fn new(
+                config: p::RStr<'_>,
+            ) -> p::RResult<$crate::abi::source::BoxedSource, p::RString> {
                 p::start($metrics, || ($new)(config.as_str()))
             }
-            #[p::sabi_extern_fn]
-            fn default_interval_ms() -> u64 {
+            extern "C" fn default_interval_ms() -> u64 {
                 $interval_ms
             }
-
-            #[p::export_root_module]
             fn root() -> $crate::abi::source::PluginModule_Ref {
-                $crate::abi::source::PluginModule { name, version, new, default_interval_ms }.leak_into_prefix()
+                $crate::abi::source::PluginModule {
+                    name,
+                    version,
+                    new,
+                    default_interval_ms,
+                }
+                .leak_into_prefix()
             }
+            extern "C" fn erased_root() -> p::RootModuleResult {
+                p::__call_root_module_loader(root)
+            }
+            // What abi_stable's #[export_root_module] makes; that attribute names `::abi_stable`, which plugins need not depend on.
+            #[unsafe(export_name = "_1as_0lib_1header_0root_bmodule_bloader")]
+            pub static HEADER: p::LibHeader = unsafe {
+                p::LibHeader::from_constructor::<$crate::abi::source::PluginModule_Ref>(
+                    erased_root,
+                    p::CheckTypeLayout::Yes,
+                )
+            };
         }
     };
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_exported_name_is_the_one_that_abi_stable_looks_for() {
+        let name = abi_stable::library::ROOT_MODULE_LOADER_NAME;
+        let source = include_str!("export.rs");
+        assert!(
+            source.contains(&format!("export_name = \"{name}\"")),
+            "{name}"
+        );
+    }
 }

@@ -38,9 +38,8 @@ pub const ABI_MINOR: u32 = 1;
 pub mod private {
     pub use super::export::{Exported, collected, facts_json, panic_text, start};
     pub use abi_stable::{
-        export_root_module,
+        library::{__call_root_module_loader, CheckTypeLayout, LibHeader, RootModuleResult},
         prefix_type::PrefixTypeTrait,
-        sabi_extern_fn,
         std_types::{RResult, RStr, RString},
     };
 }

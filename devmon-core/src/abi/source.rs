@@ -4,8 +4,13 @@
 //! `NonExhaustive` enum: it cannot reject an older peer, costs no boxing, and a kind from the future is skipped and counted, not fatal.
 
 // abi_stable's derives expand to items in blocks, to unsafe vtable code and to names of their own; none of it is ours to change.
-#![expect(unsafe_code, non_local_definitions, clippy::undocumented_unsafe_blocks)]
-#![allow(clippy::allow_attributes, unreachable_pub, elided_lifetimes_in_paths, non_camel_case_types)]
+#![expect(unsafe_code, non_local_definitions)]
+#![allow(
+    clippy::allow_attributes,
+    unreachable_pub,
+    elided_lifetimes_in_paths,
+    non_camel_case_types
+)]
 
 use abi_stable::{
     StableAbi,
@@ -184,7 +189,9 @@ fn tree_from_nodes(
             }
         };
         if tree.get(&name).is_some() {
-            return Err(CollectError::Failed(format!("name {name:?} stands twice in one branch")));
+            return Err(CollectError::Failed(format!(
+                "name {name:?} stands twice in one branch"
+            )));
         }
         tree.insert(name, value);
     }
@@ -196,7 +203,11 @@ mod tests {
     use super::*;
 
     fn collected(tree: RVec<AbiNode>) -> AbiCollected {
-        AbiCollected { outcome: outcome::TREE, reason: RString::new(), tree }
+        AbiCollected {
+            outcome: outcome::TREE,
+            reason: RString::new(),
+            tree,
+        }
     }
 
     #[test]
@@ -209,7 +220,9 @@ mod tests {
         tree.branch("deep").branch("er").set("x", f64::MIN_POSITIVE);
         let (back, unknown) = tree_from_collected(collected(nodes_from_tree(&tree))).unwrap();
         assert_eq!((&back, unknown), (&tree, 0));
-        let Some(Node::Leaf(f)) = back.get("f") else { panic!("no leaf f") };
+        let Some(Node::Leaf(f)) = back.get("f") else {
+            panic!("no leaf f")
+        };
         assert!(f.same_bits(&Value::Float(-0.0)));
     }
 
@@ -228,18 +241,31 @@ mod tests {
     #[test]
     fn outcomes_arrive_as_what_they_are() {
         let say = |outcome| {
-            tree_from_collected(AbiCollected { outcome, reason: "why".into(), tree: RVec::new() })
+            tree_from_collected(AbiCollected {
+                outcome,
+                reason: "why".into(),
+                tree: RVec::new(),
+            })
         };
         assert_eq!(say(outcome::NO_DATA), Err(CollectError::NoData));
-        assert_eq!(say(outcome::UNAVAILABLE), Err(CollectError::Unavailable("why".into())));
-        assert_eq!(say(outcome::PANICKED), Err(CollectError::Failed("panicked: why".into())));
+        assert_eq!(
+            say(outcome::UNAVAILABLE),
+            Err(CollectError::Unavailable("why".into()))
+        );
+        assert_eq!(
+            say(outcome::PANICKED),
+            Err(CollectError::Failed("panicked: why".into()))
+        );
         assert_eq!(say(99), Err(CollectError::Failed("why".into())));
     }
 
     #[test]
     fn the_header_states_the_abi_version() {
         let stated = PluginModule_Ref::VERSION_STRINGS.version.as_str();
-        assert_eq!(stated, format!("{}.{}.0", super::super::ABI_MAJOR, super::super::ABI_MINOR));
+        assert_eq!(
+            stated,
+            format!("{}.{}.0", super::super::ABI_MAJOR, super::super::ABI_MINOR)
+        );
     }
 
     #[test]
@@ -253,7 +279,10 @@ mod tests {
         };
         let mut node = leaf.clone();
         for _ in 0..100 {
-            node = AbiNode { children: vec![node].into(), ..leaf.clone() };
+            node = AbiNode {
+                children: vec![node].into(),
+                ..leaf.clone()
+            };
         }
         assert!(tree_from_collected(collected(vec![node].into())).is_err());
         assert!(tree_from_collected(collected(vec![leaf.clone(), leaf].into())).is_err());

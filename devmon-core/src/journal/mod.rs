@@ -50,7 +50,10 @@ pub struct Position {
 
 impl Position {
     /// Before every record.
-    pub const START: Self = Self { segment: 0, offset: 0 };
+    pub const START: Self = Self {
+        segment: 0,
+        offset: 0,
+    };
 }
 
 /// What went wrong with the journal, where, and what to do.
@@ -66,14 +69,18 @@ pub enum JournalError {
         source: std::io::Error,
     },
     /// A segment that is not the last has a bad record: the disk, or somebody, changed bytes that were written. The records before it are intact.
-    #[error("journal {path}: damaged at byte {offset}: {what}; restore the file, or move it away to go on without its records")]
+    #[error(
+        "journal {path}: damaged at byte {offset}: {what}; restore the file, or move it away to go on without its records"
+    )]
     Damaged {
         path: PathBuf,
         offset: u64,
         what: &'static str,
     },
     /// Written by a newer release.
-    #[error("journal {path}: version {version} is unknown to this release, which reads version 1; use the release that wrote it")]
+    #[error(
+        "journal {path}: version {version} is unknown to this release, which reads version 1; use the release that wrote it"
+    )]
     Version { path: PathBuf, version: u8 },
     /// The record is empty or over [`MAX_RECORD_BYTES`].
     #[error("journal: a record of {0} bytes; 1 to {MAX_RECORD_BYTES} are possible")]
@@ -86,7 +93,11 @@ pub enum JournalError {
 impl JournalError {
     fn io(path: impl Into<PathBuf>, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Io { path, action, source }
+        move |source| Self::Io {
+            path,
+            action,
+            source,
+        }
     }
 
     /// True if the disk is full: the state that ends by itself when space returns.

@@ -37,7 +37,13 @@ struct Current {
 
 impl Reader {
     pub(super) fn new(dir: PathBuf, segments: VecDeque<(u64, u64)>, from: Position) -> Self {
-        Self { dir, segments, from, current: None, failed: false }
+        Self {
+            dir,
+            segments,
+            from,
+            current: None,
+            failed: false,
+        }
     }
 
     fn next_record(&mut self) -> Result<Option<Record>, JournalError> {
@@ -46,19 +52,32 @@ impl Reader {
                 let at = usize::try_from(current.offset).unwrap_or(usize::MAX);
                 if let Some(rest) = current.bytes.get(at..).filter(|rest| !rest.is_empty()) {
                     let offset = current.offset;
-                    let payload = segment::decode(rest, current.number, offset).map_err(|what| {
-                        JournalError::Damaged { path: segment::path(&self.dir, current.number), offset, what }
-                    })?;
+                    let payload =
+                        segment::decode(rest, current.number, offset).map_err(|what| {
+                            JournalError::Damaged {
+                                path: segment::path(&self.dir, current.number),
+                                offset,
+                                what,
+                            }
+                        })?;
                     current.offset += (RECORD_HEADER_BYTES + payload.len()) as u64;
                     return Ok(Some(Record {
-                        start: Position { segment: current.number, offset },
-                        end: Position { segment: current.number, offset: current.offset },
+                        start: Position {
+                            segment: current.number,
+                            offset,
+                        },
+                        end: Position {
+                            segment: current.number,
+                            offset: current.offset,
+                        },
                         payload: payload.to_vec(),
                     }));
                 }
                 self.current = None;
             }
-            let Some((number, len)) = self.segments.pop_front() else { return Ok(None) };
+            let Some((number, len)) = self.segments.pop_front() else {
+                return Ok(None);
+            };
             self.current = self.open_segment(number, len)?;
         }
     }
@@ -73,9 +92,16 @@ impl Reader {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(JournalError::io(&path, "read")(e)),
         };
-        let damaged = |offset, what| JournalError::Damaged { path: path.clone(), offset, what };
+        let damaged = |offset, what| JournalError::Damaged {
+            path: path.clone(),
+            offset,
+            what,
+        };
         if (bytes.len() as u64) < len {
-            return Err(damaged(bytes.len() as u64, "the file is shorter than what was committed"));
+            return Err(damaged(
+                bytes.len() as u64,
+                "the file is shorter than what was committed",
+            ));
         }
         bytes.truncate(usize::try_from(len).unwrap_or(usize::MAX));
         match segment::check_header(&bytes, number) {
@@ -83,8 +109,16 @@ impl Reader {
             Header::Bad => return Err(damaged(0, "the segment header is not ours")),
             Header::UnknownVersion(version) => return Err(JournalError::Version { path, version }),
         }
-        let offset = if number == self.from.segment { self.from.offset.max(HEADER_BYTES) } else { HEADER_BYTES };
-        Ok(Some(Current { number, bytes, offset }))
+        let offset = if number == self.from.segment {
+            self.from.offset.max(HEADER_BYTES)
+        } else {
+            HEADER_BYTES
+        };
+        Ok(Some(Current {
+            number,
+            bytes,
+            offset,
+        }))
     }
 }
 

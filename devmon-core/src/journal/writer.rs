@@ -24,7 +24,11 @@ pub struct Options {
 impl Default for Options {
     /// Segments of 64 MiB, unbounded.
     fn default() -> Self {
-        Self { segment_bytes: 64 << 20, max_bytes: None, max_age: None }
+        Self {
+            segment_bytes: 64 << 20,
+            max_bytes: None,
+            max_age: None,
+        }
     }
 }
 
@@ -70,7 +74,10 @@ impl Journal {
         std::fs::create_dir_all(dir).map_err(JournalError::io(dir, "create directory"))?;
         let lock = lock(dir)?;
         let numbers = segment::list(dir)?;
-        let mut recovery = Recovery { segments: numbers.len(), torn_bytes: 0 };
+        let mut recovery = Recovery {
+            segments: numbers.len(),
+            torn_bytes: 0,
+        };
         let mut segments = VecDeque::new();
         for (i, &number) in numbers.iter().enumerate() {
             let path = segment::path(dir, number);
@@ -87,13 +94,18 @@ impl Journal {
                 if good < bytes {
                     let file = OpenOptions::new().write(true).open(&path);
                     let file = file.map_err(JournalError::io(&path, "open"))?;
-                    file.set_len(good).map_err(JournalError::io(&path, "truncate"))?;
+                    file.set_len(good)
+                        .map_err(JournalError::io(&path, "truncate"))?;
                     file.sync_all().map_err(JournalError::io(&path, "fsync"))?;
                     bytes = good;
                 }
             }
             let last_written = meta.modified().unwrap_or_else(|_| SystemTime::now());
-            segments.push_back(Segment { number, bytes, last_written });
+            segments.push_back(Segment {
+                number,
+                bytes,
+                last_written,
+            });
         }
         sync_dir(dir)?;
         let journal = Self {
@@ -140,7 +152,10 @@ impl Journal {
         self.pending.clear();
         match written {
             Ok(()) => {
-                let full = self.segments.back().is_some_and(|s| s.bytes >= self.options.segment_bytes);
+                let full = self
+                    .segments
+                    .back()
+                    .is_some_and(|s| s.bytes >= self.options.segment_bytes);
                 if full {
                     self.active = None;
                 }
@@ -158,8 +173,10 @@ impl Journal {
             return Ok(()); // pending is empty whenever there is no active segment
         };
         let path = || segment::path(&self.dir, active.number);
-        file.write_all_at(bytes, active.bytes).map_err(JournalError::io(path(), "write"))?;
-        file.sync_data().map_err(JournalError::io(path(), "fdatasync"))?;
+        file.write_all_at(bytes, active.bytes)
+            .map_err(JournalError::io(path(), "write"))?;
+        file.sync_data()
+            .map_err(JournalError::io(path(), "fdatasync"))?;
         active.bytes += bytes.len() as u64;
         active.last_written = SystemTime::now();
         Ok(())
@@ -178,7 +195,11 @@ impl Journal {
         let number = self.next_number;
         let path = segment::path(&self.dir, number);
         let make = || -> std::io::Result<File> {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .open(&path)?;
             file.write_all(&segment::header(number))?;
             file.sync_all()?;
             Ok(file)
@@ -191,7 +212,11 @@ impl Journal {
         sync_dir(&self.dir)?;
         self.active = Some(file);
         self.next_number += 1;
-        self.segments.push_back(Segment { number, bytes: HEADER_BYTES, last_written: SystemTime::now() });
+        self.segments.push_back(Segment {
+            number,
+            bytes: HEADER_BYTES,
+            last_written: SystemTime::now(),
+        });
         Ok(())
     }
 
@@ -207,8 +232,14 @@ impl Journal {
     #[must_use]
     pub fn committed(&self) -> Position {
         match self.segments.back() {
-            Some(s) => Position { segment: s.number, offset: s.bytes },
-            None => Position { segment: self.next_number, offset: 0 },
+            Some(s) => Position {
+                segment: s.number,
+                offset: s.bytes,
+            },
+            None => Position {
+                segment: self.next_number,
+                offset: 0,
+            },
         }
     }
 
@@ -231,7 +262,8 @@ impl Journal {
     /// [`JournalError::Io`]; deleting again later is fine.
     pub fn trim_to(&mut self, position: Position) -> Result<(), JournalError> {
         let before = |s: &Segment| {
-            s.number < position.segment || (s.number == position.segment && s.bytes <= position.offset)
+            s.number < position.segment
+                || (s.number == position.segment && s.bytes <= position.offset)
         };
         let mut removed = false;
         while self.segments.front().is_some_and(before) && !self.front_is_active() {
@@ -248,8 +280,13 @@ impl Journal {
     pub fn enforce_limits(&mut self, now: SystemTime) -> Result<u64, JournalError> {
         let mut dropped = 0;
         loop {
-            let over_bytes = self.options.max_bytes.is_some_and(|max| self.size_bytes() > max);
-            let Some(front) = self.segments.front() else { break };
+            let over_bytes = self
+                .options
+                .max_bytes
+                .is_some_and(|max| self.size_bytes() > max);
+            let Some(front) = self.segments.front() else {
+                break;
+            };
             let age = now.duration_since(front.last_written).unwrap_or_default();
             let over_age = self.options.max_age.is_some_and(|max| age > max);
             if !(over_bytes || over_age) || self.front_is_active() {
@@ -269,7 +306,9 @@ impl Journal {
     }
 
     fn remove_front(&mut self) -> Result<(), JournalError> {
-        let Some(front) = self.segments.front() else { return Ok(()) };
+        let Some(front) = self.segments.front() else {
+            return Ok(());
+        };
         let path = segment::path(&self.dir, front.number);
         match std::fs::remove_file(&path) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
@@ -296,7 +335,10 @@ fn intact_prefix(path: &Path, number: u64) -> Result<u64, JournalError> {
         Header::Good => {}
         Header::Bad => return Ok(0),
         Header::UnknownVersion(version) => {
-            return Err(JournalError::Version { path: path.to_owned(), version });
+            return Err(JournalError::Version {
+                path: path.to_owned(),
+                version,
+            });
         }
     }
     let mut offset = HEADER_BYTES;
@@ -311,7 +353,11 @@ fn intact_prefix(path: &Path, number: u64) -> Result<u64, JournalError> {
 
 fn lock(dir: &Path) -> Result<File, JournalError> {
     let path = dir.join("lock");
-    let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path);
     let file = file.map_err(JournalError::io(&path, "open"))?;
     match file.try_lock() {
         Ok(()) => Ok(file),

@@ -36,7 +36,9 @@ impl FromStr for DeviceId {
         if legal {
             Ok(Self(text.into()))
         } else {
-            Err(DeviceIdError(text.chars().take(MAX_DEVICE_ID_BYTES).collect()))
+            Err(DeviceIdError(
+                text.chars().take(MAX_DEVICE_ID_BYTES).collect(),
+            ))
         }
     }
 }
@@ -66,10 +68,29 @@ mod tests {
 
     #[test]
     fn only_the_documented_form_is_legal() {
-        for good in ["a", "edge_device_01", "7", "aa:bb:cc", "a.b-c", &"x".repeat(128)] {
+        for good in [
+            "a",
+            "edge_device_01",
+            "7",
+            "aa:bb:cc",
+            "a.b-c",
+            &"x".repeat(128),
+        ] {
             assert_eq!(good.parse::<DeviceId>().unwrap().as_str(), good);
         }
-        for bad in ["", "_a", "-a", ".", "a/b", "a+", "a#", "a b", "é", "a\0", &"x".repeat(129)] {
+        for bad in [
+            "",
+            "_a",
+            "-a",
+            ".",
+            "a/b",
+            "a+",
+            "a#",
+            "a b",
+            "é",
+            "a\0",
+            &"x".repeat(129),
+        ] {
             assert!(bad.parse::<DeviceId>().is_err(), "{bad:?}");
         }
     }

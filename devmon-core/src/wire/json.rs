@@ -33,7 +33,12 @@ pub(super) fn clear_refusal() {
 /// The refusal that ended deserialization, if one did, with the error's position in its detail.
 pub(super) fn taken_refusal(error: &serde_json::Error) -> Option<Refusal> {
     let mut refusal = REFUSAL.with_borrow_mut(Option::take)?;
-    refusal.detail = format!("{} at line {} column {}", refusal.detail, error.line(), error.column());
+    refusal.detail = format!(
+        "{} at line {} column {}",
+        refusal.detail,
+        error.line(),
+        error.column()
+    );
     Some(refusal)
 }
 
@@ -45,7 +50,10 @@ impl<'de> DeserializeSeed<'de> for JsonTree {
 
     fn deserialize<D: de::Deserializer<'de>>(self, d: D) -> Result<MetricTree, D::Error> {
         let mut leaves = 0;
-        d.deserialize_map(BranchVisitor { depth: 1, leaves: &mut leaves })
+        d.deserialize_map(BranchVisitor {
+            depth: 1,
+            leaves: &mut leaves,
+        })
     }
 }
 
@@ -76,7 +84,10 @@ impl<'de> Visitor<'de> for BranchVisitor<'_> {
                 let detail = format!("name {name:?} stands twice in one branch");
                 return Err(refuse(Refusal::new(Reason::InvalidName, detail)));
             }
-            let node = map.next_value_seed(NodeSeed { depth: self.depth, leaves: self.leaves })?;
+            let node = map.next_value_seed(NodeSeed {
+                depth: self.depth,
+                leaves: self.leaves,
+            })?;
             if let Some(node) = node {
                 tree.insert(name, node);
             }
@@ -117,7 +128,10 @@ impl<'de> Visitor<'de> for NodeSeed<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Option<Node>, A::Error> {
-        let branch = BranchVisitor { depth: self.depth + 1, leaves: self.leaves };
+        let branch = BranchVisitor {
+            depth: self.depth + 1,
+            leaves: self.leaves,
+        };
         branch.visit_map(map).map(|tree| Some(Node::Branch(tree)))
     }
 
@@ -133,7 +147,9 @@ impl<'de> Visitor<'de> for NodeSeed<'_> {
         match i64::try_from(x) {
             Ok(x) => self.leaf(Value::Integer(x)),
             Err(_) => {
-                let detail = format!("integer {x} is beyond 64 bits with sign; send it as a float or a text");
+                let detail = format!(
+                    "integer {x} is beyond 64 bits with sign; send it as a float or a text"
+                );
                 Err(refuse(Refusal::new(Reason::InvalidValue, detail)))
             }
         }

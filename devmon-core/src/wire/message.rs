@@ -72,8 +72,7 @@ impl Message {
         }
         let plain = decompress(payload)?;
         // Checked apart from the JSON, for the reason differs; serde_json alone would call both a syntax error.
-        let text = std::str::from_utf8(&plain)
-            .map_err(|e| Refusal::new(Reason::InvalidUtf8, e))?;
+        let text = std::str::from_utf8(&plain).map_err(|e| Refusal::new(Reason::InvalidUtf8, e))?;
         clear_refusal();
         let mut deserializer = serde_json::Deserializer::from_str(text);
         let message = MessageSeed
@@ -81,7 +80,11 @@ impl Message {
             .and_then(|message| deserializer.end().map(|()| message));
         message.map_err(|error| {
             taken_refusal(&error).unwrap_or_else(|| {
-                let reason = if error.is_data() { Reason::InvalidMessage } else { Reason::InvalidJson };
+                let reason = if error.is_data() {
+                    Reason::InvalidMessage
+                } else {
+                    Reason::InvalidJson
+                };
                 Refusal::new(reason, error)
             })
         })
@@ -110,11 +113,18 @@ impl Message {
             let problem = if ts < TimestampMs::EARLIEST {
                 "lies before 2000-01-01: the device's clock is not set".to_owned()
             } else if ts.since(now) > max_ahead_ms {
-                format!("is {} s ahead of the collector's clock; the most is {} s", ts.since(now) / 1000, max_ahead_ms / 1000)
+                format!(
+                    "is {} s ahead of the collector's clock; the most is {} s",
+                    ts.since(now) / 1000,
+                    max_ahead_ms / 1000
+                )
             } else {
                 continue;
             };
-            return Err(Refusal::new(Reason::TimestampOutOfRange, format!("ts {ts} {problem}")));
+            return Err(Refusal::new(
+                Reason::TimestampOutOfRange,
+                format!("ts {ts} {problem}"),
+            ));
         }
         Ok(())
     }
@@ -124,12 +134,18 @@ fn decompress(payload: &[u8]) -> Result<Cow<'_, [u8]>, Refusal> {
     if !payload.starts_with(&ZSTD_MAGIC) {
         return Ok(Cow::Borrowed(payload));
     }
-    let invalid = |e: std::io::Error| Refusal::new(Reason::InvalidCompression, format!("zstd: {e}"));
+    let invalid =
+        |e: std::io::Error| Refusal::new(Reason::InvalidCompression, format!("zstd: {e}"));
     let mut decoder = zstd::stream::read::Decoder::with_buffer(payload).map_err(invalid)?;
-    decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(invalid)?;
+    decoder
+        .window_log_max(ZSTD_WINDOW_LOG_MAX)
+        .map_err(invalid)?;
     let mut plain = Vec::new();
     let limit = MAX_DECOMPRESSED_BYTES as u64 + 1;
-    decoder.take(limit).read_to_end(&mut plain).map_err(invalid)?;
+    decoder
+        .take(limit)
+        .read_to_end(&mut plain)
+        .map_err(invalid)?;
     if plain.len() > MAX_DECOMPRESSED_BYTES {
         let detail = format!("more than {MAX_DECOMPRESSED_BYTES} bytes after decompression");
         return Err(Refusal::new(Reason::PayloadTooLarge, detail));
@@ -177,12 +193,20 @@ impl<'de> Visitor<'de> for MessageSeed {
             )));
         }
         match (frames, metrics) {
-            (Some(_), Some(_)) => Err(de::Error::custom("both \"frames\" and \"metrics\" are there")),
-            (None, None) => Err(de::Error::missing_field("frames (or metrics, for the short form)")),
+            (Some(_), Some(_)) => Err(de::Error::custom(
+                "both \"frames\" and \"metrics\" are there",
+            )),
+            (None, None) => Err(de::Error::missing_field(
+                "frames (or metrics, for the short form)",
+            )),
             (None, Some(metrics)) => Ok(Message {
                 device,
                 id: None,
-                frames: vec![Frame { ts: ts.flatten(), source: None, metrics }],
+                frames: vec![Frame {
+                    ts: ts.flatten(),
+                    source: None,
+                    metrics,
+                }],
             }),
             (Some(frames), None) => {
                 if version.is_none() {
@@ -190,7 +214,11 @@ impl<'de> Visitor<'de> for MessageSeed {
                 }
                 let boot = boot.ok_or_else(|| de::Error::missing_field("boot"))?;
                 let seq = seq.ok_or_else(|| de::Error::missing_field("seq"))?;
-                Ok(Message { device, id: Some(MessageId { boot, seq }), frames })
+                Ok(Message {
+                    device,
+                    id: Some(MessageId { boot, seq }),
+                    frames,
+                })
             }
         }
     }
@@ -211,9 +239,13 @@ impl<'de> Deserialize<'de> for Boot {
     fn deserialize<D: de::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let text = Cow::<'de, str>::deserialize(d)?;
         let legal = (1..=MAX_BOOT_BYTES).contains(&text.len())
-            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
         if !legal {
-            return Err(de::Error::custom("boot: 1 to 64 characters of A-Z a-z 0-9 _ -"));
+            return Err(de::Error::custom(
+                "boot: 1 to 64 characters of A-Z a-z 0-9 _ -",
+            ));
         }
         Ok(Self(text.into()))
     }
@@ -270,7 +302,9 @@ impl<'de> Visitor<'de> for FrameSeed {
                 "ts" => once(&mut ts, "ts", map.next_value::<TimestampMs>()?)?,
                 "source" => {
                     let name = map.next_value::<Cow<'de, str>>()?;
-                    check_name(&name).map_err(|e| refuse(Refusal::new(Reason::InvalidName, format!("source: {e}"))))?;
+                    check_name(&name).map_err(|e| {
+                        refuse(Refusal::new(Reason::InvalidName, format!("source: {e}")))
+                    })?;
                     once(&mut source, "source", Box::from(name))?;
                 }
                 "metrics" => once(&mut metrics, "metrics", map.next_value_seed(JsonTree)?)?,

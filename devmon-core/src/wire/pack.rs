@@ -57,8 +57,10 @@ pub fn pack(device: &DeviceId, boot: &str, next_seq: &mut u64, frames: &[Frame])
         .map(|body| {
             let seq = *next_seq;
             *next_seq += 1;
-            let mut payload =
-                format!("{{\"v\":1,\"device\":\"{device}\",\"boot\":\"{boot}\",\"seq\":{seq},\"frames\":[").into_bytes();
+            let mut payload = format!(
+                "{{\"v\":1,\"device\":\"{device}\",\"boot\":\"{boot}\",\"seq\":{seq},\"frames\":["
+            )
+            .into_bytes();
             payload.extend_from_slice(&body);
             payload.extend_from_slice(b"]}");
             Packed { seq, payload }
@@ -118,10 +120,19 @@ mod tests {
         let device: DeviceId = "d".parse().unwrap();
         let mut metrics = MetricTree::new();
         for i in 0..10_000 {
-            metrics.branch(format!("branch-{}", i % 7)).set(format!("a rather long name {i}"), i);
+            metrics
+                .branch(format!("branch-{}", i % 7))
+                .set(format!("a rather long name {i}"), i);
         }
-        let small = Frame { ts: Some(TimestampMs(1)), source: Some("s".into()), metrics: MetricTree::new() };
-        let large = Frame { metrics, ..small.clone() };
+        let small = Frame {
+            ts: Some(TimestampMs(1)),
+            source: Some("s".into()),
+            metrics: MetricTree::new(),
+        };
+        let large = Frame {
+            metrics,
+            ..small.clone()
+        };
         let mut seq = 5;
         let packed = pack(&device, "B", &mut seq, &[small, large.clone()]);
         assert!(packed.len() > 1);
@@ -133,12 +144,18 @@ mod tests {
             assert_eq!(decoded.id.unwrap().seq, 5 + i as u64);
             for frame in decoded.frames {
                 for (path, value) in frame.metrics.leaves() {
-                    assert!(back.insert(path, value.clone()).is_none(), "a leaf came twice");
+                    assert!(
+                        back.insert(path, value.clone()).is_none(),
+                        "a leaf came twice"
+                    );
                 }
             }
         }
-        let sent: std::collections::BTreeMap<_, _> =
-            large.metrics.leaves().map(|(p, v)| (p, v.clone())).collect();
+        let sent: std::collections::BTreeMap<_, _> = large
+            .metrics
+            .leaves()
+            .map(|(p, v)| (p, v.clone()))
+            .collect();
         assert_eq!(back, sent);
     }
 }

@@ -69,6 +69,9 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal with its detail.
     pub fn new(reason: Reason, detail: impl fmt::Display) -> Self {
-        Self { reason, detail: detail.to_string() }
+        Self {
+            reason,
+            detail: detail.to_string(),
+        }
     }
 }

@@ -46,7 +46,9 @@ pub struct TopicScheme {
 #[non_exhaustive]
 pub enum TopicError {
     /// The prefix is no topic prefix.
-    #[error("topic prefix {0:?}: 1 to 128 bytes of printable text without + # or $, not starting or ending with '/'")]
+    #[error(
+        "topic prefix {0:?}: 1 to 128 bytes of printable text without + # or $, not starting or ending with '/'"
+    )]
     Prefix(String),
     /// No shard at all.
     #[error("shards: 0 is not possible; 1 is the default")]
@@ -65,7 +67,10 @@ pub enum TopicError {
 
 impl Default for TopicScheme {
     fn default() -> Self {
-        Self { prefix: "devmon".into(), shards: 1 }
+        Self {
+            prefix: "devmon".into(),
+            shards: 1,
+        }
     }
 }
 
@@ -86,22 +91,33 @@ impl TopicScheme {
         if shards == 0 {
             return Err(TopicError::NoShards);
         }
-        Ok(Self { prefix: prefix.to_owned(), shards })
+        Ok(Self {
+            prefix: prefix.to_owned(),
+            shards,
+        })
     }
 
     /// The shard of a device: FNV-1a (64 bit) of its id modulo the number of shards. Never changes for a given number.
     #[must_use]
     pub fn shard(&self, device: &DeviceId) -> u32 {
-        let hash = device.as_str().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
+        let hash = device
+            .as_str()
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+            });
         u32::try_from(hash % u64::from(self.shards)).unwrap_or(0) // the remainder is below a u32
     }
 
     /// The topic on which `device` publishes `kind`.
     #[must_use]
     pub fn topic(&self, device: &DeviceId, kind: TopicKind) -> String {
-        format!("{}/v1/{}/{device}/{}", self.prefix, self.shard(device), kind.as_str())
+        format!(
+            "{}/v1/{}/{device}/{}",
+            self.prefix,
+            self.shard(device),
+            kind.as_str()
+        )
     }
 
     /// The subscription filter for one kind of all devices, of one shard or of all.
@@ -136,10 +152,14 @@ impl TopicScheme {
         if shard.is_empty() || shard.len() > 10 || !shard.bytes().all(|b| b.is_ascii_digit()) {
             return Err(form());
         }
-        let kind = TopicKind::ALL.into_iter().find(|k| k.as_str() == kind).ok_or_else(form)?;
-        let device = device
-            .parse()
-            .map_err(|source| TopicError::Device { topic: topic.to_owned(), source })?;
+        let kind = TopicKind::ALL
+            .into_iter()
+            .find(|k| k.as_str() == kind)
+            .ok_or_else(form)?;
+        let device = device.parse().map_err(|source| TopicError::Device {
+            topic: topic.to_owned(),
+            source,
+        })?;
         Ok((device, kind))
     }
 }
@@ -151,7 +171,10 @@ mod tests {
     #[test]
     fn topics_go_both_ways() {
         let device: DeviceId = "edge_device_01".parse().unwrap();
-        for scheme in [TopicScheme::default(), TopicScheme::new("site/a/devmon", 16).unwrap()] {
+        for scheme in [
+            TopicScheme::default(),
+            TopicScheme::new("site/a/devmon", 16).unwrap(),
+        ] {
             for kind in TopicKind::ALL {
                 let topic = scheme.topic(&device, kind);
                 assert_eq!(scheme.parse(&topic).unwrap(), (device.clone(), kind));
@@ -166,16 +189,32 @@ mod tests {
     #[test]
     fn the_shard_of_a_device_never_changes() {
         // Written down, not computed: a change of the hash would send a device's data to another collector.
-        let shard = |id: &str| TopicScheme::new("d", 16).unwrap().shard(&id.parse().unwrap());
-        assert_eq!([shard("a"), shard("edge_device_01"), shard("gpu-7")], [12, 11, 13]);
+        let shard = |id: &str| {
+            TopicScheme::new("d", 16)
+                .unwrap()
+                .shard(&id.parse().unwrap())
+        };
+        assert_eq!(
+            [shard("a"), shard("edge_device_01"), shard("gpu-7")],
+            [12, 11, 13]
+        );
     }
 
     #[test]
     fn foreign_topics_are_refused() {
         let scheme = TopicScheme::default();
         for bad in [
-            "", "devmon", "devmon/v1/0/d", "devmon/v1/0/d/metrics/x", "devmon/v2/0/d/metrics", "devmon/v1/x/d/metrics",
-            "devmon/v1//d/metrics", "devmon/v1/0//metrics", "devmon/v1/0/_d/metrics", "devmon/v1/0/d/other", "other/v1/0/d/metrics",
+            "",
+            "devmon",
+            "devmon/v1/0/d",
+            "devmon/v1/0/d/metrics/x",
+            "devmon/v2/0/d/metrics",
+            "devmon/v1/x/d/metrics",
+            "devmon/v1//d/metrics",
+            "devmon/v1/0//metrics",
+            "devmon/v1/0/_d/metrics",
+            "devmon/v1/0/d/other",
+            "other/v1/0/d/metrics",
         ] {
             assert!(scheme.parse(bad).is_err(), "{bad:?}");
         }

@@ -1,0 +1,116 @@
+//! Programs that a command starts: waited for until they say `ready`, and ended, by pid and in order, when the command ends, however it ends.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+/// How long a program may take from SIGTERM to its end before it is killed.
+const END_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A running program of ours. Dropping it ends it.
+pub(crate) struct Running {
+    name: String,
+    child: Child,
+}
+
+impl Running {
+    /// Starts `command` and waits for a line on standard output that starts with `ready`; returns it too. Other output passes through.
+    ///
+    /// # Errors
+    /// The program can not be started, ends, or is not ready within `deadline`.
+    pub(crate) fn ready(
+        name: &str,
+        mut command: Command,
+        deadline: Duration,
+    ) -> anyhow::Result<(Self, String)> {
+        let mut child = command
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {name}: {command:?}"))?;
+        let stdout = child.stdout.take().context("standard output was piped")?;
+        let mut running = Self {
+            name: name.to_owned(),
+            child,
+        };
+        let (say, heard) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if line.starts_with("ready") {
+                    // Nobody listens any more once the deadline has passed; the line is then of no use.
+                    let _ = say.send(line);
+                } else {
+                    println!("{line}");
+                }
+            }
+        });
+        let start = Instant::now();
+        loop {
+            match heard.recv_timeout(Duration::from_millis(100)) {
+                Ok(line) => return Ok((running, line)),
+                Err(_) if start.elapsed() > deadline => {
+                    bail!("{name} was not ready within {deadline:?}")
+                }
+                Err(_) => {}
+            }
+            if let Some(status) = running.ended()? {
+                bail!("{name} ended at start ({status}); its message is above");
+            }
+        }
+    }
+
+    /// Starts a program that does not announce itself.
+    pub(crate) fn start(name: &str, mut command: Command) -> anyhow::Result<Self> {
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot start {name}: {command:?}"))?;
+        Ok(Self {
+            name: name.to_owned(),
+            child,
+        })
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        self.child
+            .try_wait()
+            .with_context(|| format!("cannot wait for {}", self.name))
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn end(&mut self) -> anyhow::Result<()> {
+        if self.ended()?.is_some() {
+            return Ok(());
+        }
+        let term = Command::new("kill")
+            .args(["-TERM", &self.child.id().to_string()])
+            .status();
+        let start = Instant::now();
+        while term.is_ok() && start.elapsed() < END_DEADLINE {
+            if self.ended()?.is_some() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        println!(
+            "{} did not end within {END_DEADLINE:?}; killing it",
+            self.name
+        );
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            eprintln!("{}: {error:#}", self.name);
+        }
+    }
+}

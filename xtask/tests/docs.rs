@@ -1,0 +1,183 @@
+//! The documentation is true: every command in it is run against the real programs, and every example answer has the shape of the real one.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper of a test may panic as the test does"
+)]
+
+mod harness;
+
+use std::process::Command;
+
+use harness::{Program, agent, collector, get, plugin_dir, root, wait_for};
+use serde_json::Value as Json;
+
+/// A fenced block of a document: its language, its text and the line it starts on.
+struct Block {
+    language: String,
+    text: String,
+    line: usize,
+}
+
+fn blocks(document: &str) -> Vec<Block> {
+    let mut blocks: Vec<Block> = Vec::new();
+    let mut open = false;
+    for (i, line) in document.lines().enumerate() {
+        match line.strip_prefix("```") {
+            Some(_) if open => open = false,
+            Some(language) => {
+                open = true;
+                blocks.push(Block {
+                    language: language.to_owned(),
+                    text: String::new(),
+                    line: i + 1,
+                });
+            }
+            None if open => {
+                let block = blocks.last_mut().unwrap();
+                block.text.push_str(line);
+                block.text.push('\n');
+            }
+            None => {}
+        }
+    }
+    assert!(!open, "a fence is not closed");
+    blocks
+}
+
+/// Runs the documented commands; the documented addresses stand for the ones of this test.
+fn shell(commands: &str, http: &str, mqtt_port: &str) -> String {
+    let commands = commands
+        .replace("http://127.0.0.1:8765", http)
+        .replace("-p 1883", &format!("-p {mqtt_port}"));
+    let out = Command::new("sh")
+        .args(["-euc", &commands])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{commands}\n{stderr}");
+    String::from_utf8(out.stdout).unwrap()
+}
+
+/// Objects whose keys are data, not form.
+const OPEN: [&str; 4] = ["labels", "rejected", "metrics", "facts"];
+
+/// Checks that both have the same keys, at every level; of lists, the first items.
+fn same_shape(at: &str, documented: &Json, real: &Json) {
+    match (documented, real) {
+        (Json::Object(d), Json::Object(r)) => {
+            if OPEN.iter().any(|open| at.ends_with(&format!("/{open}"))) {
+                return;
+            }
+            let keys = |o: &serde_json::Map<String, Json>| {
+                o.keys().cloned().collect::<std::collections::BTreeSet<_>>()
+            };
+            assert_eq!(
+                keys(d),
+                keys(r),
+                "at {at}: documented {documented}, real {real}"
+            );
+            for (key, value) in d {
+                same_shape(&format!("{at}/{key}"), value, &r[key]);
+            }
+        }
+        (Json::Array(d), Json::Array(r)) => match (d.first(), r.first()) {
+            (Some(d), Some(r)) => same_shape(&format!("{at}/0"), d, r),
+            (Some(_), None) => {
+                panic!("at {at}: the real list is empty, so that nothing was compared")
+            }
+            _ => {}
+        },
+        (Json::Object(_) | Json::Array(_), _) | (_, Json::Object(_) | Json::Array(_)) => {
+            panic!("at {at}: documented {documented}, real {real}")
+        }
+        _ => {}
+    }
+}
+
+fn running(dir: &std::path::Path) -> (Program, Program) {
+    let collector = collector(&dir.join("data"), &["--mqtt-listen", "127.0.0.1:0"]);
+    let mqtt = collector.named("mqtt");
+    let agent = agent(
+        "edge_device_01",
+        &plugin_dir(dir),
+        &dir.join("state"),
+        &["--mqtt", &mqtt],
+    );
+    let url = format!(
+        "{}/api/v1/devices/edge_device_01/latest?prefix=/cpu/utilization",
+        collector.named("http")
+    );
+    wait_for("the first utilization", || {
+        get(&url).2.contains("\"value\"").then_some(())
+    });
+    let url = format!("{}/api/v1/devices/edge_device_01", collector.named("http"));
+    wait_for("about", || get(&url).2.contains("\"kernel\"").then_some(()));
+    (collector, agent)
+}
+
+#[test]
+fn every_documented_call_answers_as_documented() {
+    let dir = harness::tempdir();
+    let (collector, _agent) = running(dir.path());
+    let http = collector.named("http");
+    let mqtt = collector.named("mqtt");
+    let port = mqtt.rsplit(':').next().unwrap();
+    shell(
+        "mosquitto_pub -p 1883 -q 1 -t devmon/v1/0/edge_device_01/metrics -m '{not json'",
+        &http,
+        port,
+    );
+
+    let document = std::fs::read_to_string(root().join("docs/rest-api.md")).unwrap();
+    let blocks = blocks(&document);
+    let mut compared = 0;
+    for pair in blocks.windows(2) {
+        if pair[0].language != "sh" {
+            continue;
+        }
+        let line = pair[0].line;
+        let first = pair[0].text.lines().next().unwrap();
+        shell(&pair[0].text, &http, port);
+        if pair[1].language == "json" {
+            let answer = shell(first, &http, port);
+            let real: Json = serde_json::from_str(&answer)
+                .unwrap_or_else(|e| panic!("line {line}: {e}: {answer}"));
+            let documented: Json =
+                serde_json::from_str(&pair[1].text).unwrap_or_else(|e| panic!("line {line}: {e}"));
+            same_shape(&format!("docs/rest-api.md:{line}"), &documented, &real);
+            compared += 1;
+        }
+    }
+    assert!(compared >= 9, "only {compared} examples were found");
+}
+
+#[test]
+fn every_command_of_the_other_documents_runs() {
+    let dir = harness::tempdir();
+    let (collector, _agent) = running(dir.path());
+    let http = collector.named("http");
+    let mqtt = collector.named("mqtt");
+    let port = mqtt.rsplit(':').next().unwrap();
+    let mut run = 0;
+    for name in ["README.md", "docs/protocol.md"] {
+        for block in blocks(&std::fs::read_to_string(root().join(name)).unwrap()) {
+            // `sh` blocks are run; what sets up a machine or runs for ever stands in blocks without a language, and is run by other tests.
+            if block.language == "sh" {
+                shell(
+                    &block.text.replace(
+                        "devmon-",
+                        &format!("{}/devmon-", harness::bin_dir().display()),
+                    ),
+                    &http,
+                    port,
+                );
+                run += 1;
+            }
+        }
+    }
+    assert!(run >= 3, "only {run} blocks were found");
+    let latest = get(&format!("{http}/api/v1/devices/greenhouse/latest")).2;
+    assert!(latest.contains("21.5"), "{latest}");
+}
