@@ -7,9 +7,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use devmon_core::path::MAX_NAME_BYTES;
-use globset::GlobMatcher;
+use glob::Pattern;
 
-use crate::config::{Config, globs};
+use crate::config::{Config, GLOB_RULES, globs};
 
 /// Types that hold no data of their own, or only data in memory or in an image that never fills. `/` is measured whatever its type, and so is
 /// a mount that `include` names without a wildcard.
@@ -140,9 +140,9 @@ fn unescape(field: &[u8]) -> Cow<'_, [u8]> {
 
 /// The rules of [`Config`], compiled.
 pub struct Filter {
-    include: Vec<GlobMatcher>,
-    exclude: Vec<GlobMatcher>,
-    exclude_types: Vec<GlobMatcher>,
+    include: Vec<Pattern>,
+    exclude: Vec<Pattern>,
+    exclude_types: Vec<Pattern>,
 }
 
 impl Filter {
@@ -159,7 +159,9 @@ impl Filter {
     }
 
     fn keeps(&self, mount: &Mount) -> bool {
-        let matches = |globs: &[GlobMatcher], path: &Path| globs.iter().any(|g| g.is_match(path));
+        let matches = |globs: &[Pattern], path: &Path| {
+            globs.iter().any(|g| g.matches_path_with(path, GLOB_RULES))
+        };
         if matches(&self.exclude, &mount.path)
             || matches(&self.exclude_types, Path::new(&mount.fs_type))
             || !(self.include.is_empty() || matches(&self.include, &mount.path))
@@ -169,7 +171,7 @@ impl Filter {
         let named = self
             .include
             .iter()
-            .any(|glob| Path::new(glob.glob().glob()) == mount.path);
+            .any(|glob| Path::new(glob.as_str()) == mount.path);
         let pseudo = PSEUDO_TYPES.contains(&mount.fs_type.as_str())
             || CONTAINER_FILES
                 .iter()
