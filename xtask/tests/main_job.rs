@@ -85,15 +85,21 @@ fn check_host(http: &str) {
     );
 
     // About: host facts, and each source with its state. No NVIDIA driver is no error.
-    let device = wait_for("about arrives", || {
-        let device = get_json(&format!("{http}/api/v1/devices/{DEVICE}"));
-        (device["sources"].as_array()?.len() == 4).then_some(device)
-    });
+    let no_driver = !Path::new("/dev/nvidiactl").exists();
+    let device = wait_for(
+        "about arrives, with the state of each source after its first round",
+        || {
+            let device = get_json(&format!("{http}/api/v1/devices/{DEVICE}"));
+            let sources = device["sources"].as_array()?;
+            let gpu = sources.iter().find(|s| s["name"] == "gpu")?;
+            (sources.len() == 4 && (gpu["state"] == "unavailable") == no_driver).then_some(device)
+        },
+    );
     assert_eq!(device["status"], "online");
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     assert_eq!(device["host"]["kernel"], kernel.trim());
     for source in device["sources"].as_array().unwrap() {
-        let gpu = source["name"] == "gpu" && !Path::new("/dev/nvidiactl").exists();
+        let gpu = source["name"] == "gpu" && no_driver;
         assert_eq!(
             source["state"],
             if gpu { "unavailable" } else { "ok" },
