@@ -1,1 +1,7 @@
-fn main() {}
+//! The program; everything is in the library, so that tests can use it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    devmon_agent::cli::main()
+}

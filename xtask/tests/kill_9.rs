@@ -132,13 +132,13 @@ fn same(a: &Json, b: &Json) -> bool {
 /// Reads everything back and compares: each expected leaf is there once, with its value. What else is there must have been sent too.
 fn check(http: &str, sent: &[Sent], acked: &BTreeSet<u16>) {
     for device in 0..DEVICES {
-        let mut known: BTreeMap<(&str, i64), &Json> = BTreeMap::new();
-        let mut due: BTreeSet<(&str, i64)> = BTreeSet::new();
+        let mut known: BTreeMap<(String, i64), &Json> = BTreeMap::new();
+        let mut due: BTreeSet<(String, i64)> = BTreeSet::new();
         for (i, message) in sent.iter().enumerate().filter(|(_, m)| m.device == device) {
             for (path, value) in &message.leaves {
-                known.insert((path, message.ts), value);
+                known.insert((path.clone(), message.ts), value);
                 if acked.contains(&(i as u16 + 1)) {
-                    due.insert((path, message.ts));
+                    due.insert((path.clone(), message.ts));
                 }
             }
         }
@@ -180,14 +180,15 @@ fn check(http: &str, sent: &[Sent], acked: &BTreeSet<u16>) {
                 let values = series["v"].as_array().unwrap();
                 assert_eq!(values.len(), times.len());
                 for (&ts, value) in times.iter().zip(values).filter(|(_, v)| !v.is_null()) {
-                    let (key, sent) = known.get_key_value(&(path, ts)).unwrap_or_else(|| {
+                    let key = (path.to_owned(), ts);
+                    let sent = known.get(&key).unwrap_or_else(|| {
                         panic!("d{device}{path} at {ts}: {value} was never sent")
                     });
                     assert!(
                         same(sent, value),
                         "d{device}{path} at {ts}: sent {sent}, read {value}"
                     );
-                    assert!(found.insert(*key), "d{device}{path} at {ts} came twice");
+                    assert!(found.insert(key), "d{device}{path} at {ts} came twice");
                 }
             }
         }

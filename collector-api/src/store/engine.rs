@@ -32,7 +32,10 @@ pub struct Accepted {
 #[derive(Debug, Clone)]
 pub enum Content {
     /// Every frame has its time here: that of arrival where the publisher gave none.
-    Metrics { id: Option<MessageId>, frames: Vec<Frame> },
+    Metrics {
+        id: Option<MessageId>,
+        frames: Vec<Frame>,
+    },
     Status(Presence),
     About(Arc<About>),
 }
@@ -98,6 +101,10 @@ pub struct SeriesRange {
 pub struct StoreStatus {
     /// `None`: well. Else why commits fail, for an operator (disk full).
     pub problem: Option<String>,
+    /// `None`: well. Else why samples stay in journal and memory instead of going to the database; intake goes on.
+    pub sealing_problem: Option<String>,
+    /// `None`: well. Else what was lost of the database at the start, and where it lies now, for an operator.
+    pub degraded: Option<String>,
     pub devices: u64,
     pub series: u64,
     pub journal_bytes: u64,
@@ -117,7 +124,10 @@ pub enum StoreError {
     #[error(transparent)]
     Journal(#[from] devmon_core::journal::JournalError),
     #[error("database {path}: {detail}")]
-    Database { path: std::path::PathBuf, detail: String },
+    Database {
+        path: std::path::PathBuf,
+        detail: String,
+    },
     /// A block whose bytes do not hold what its checksum says.
     #[error("block {key}: {detail}")]
     DamagedBlock { key: String, detail: String },
@@ -152,7 +162,13 @@ pub trait Store: Send + Sync + 'static {
     fn device(&self, id: &str) -> Option<DeviceRecord>;
 
     /// Series of a device by path within `prefix` (`""`: all), those after `after` first, at most `limit`.
-    fn series(&self, device: &str, prefix: &str, after: Option<&str>, limit: usize) -> Vec<SeriesRecord>;
+    fn series(
+        &self,
+        device: &str,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Vec<SeriesRecord>;
 
     /// All samples of the paths with `from ≤ t < to`, in the order of `paths`. A path that does not exist has no samples.
     ///
@@ -171,7 +187,11 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError`] when they can not be read.
-    fn dead_letters(&self, before: Option<u64>, limit: usize) -> Result<Vec<DeadLetter>, StoreError>;
+    fn dead_letters(
+        &self,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, StoreError>;
 
     /// Figures for `/status`.
     fn status(&self) -> StoreStatus;

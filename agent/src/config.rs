@@ -1,0 +1,479 @@
+//! What was typed, set and written, made into one valid [`Settings`]: command line over environment over file over default.
+//!
+//! Every value is parsed where it enters, so that an error names its origin: the flag, the variable, or the file with line and column. A misspelt key is refused with the nearest
+//! valid one. Relative paths in the file are relative to the file, those of flags and variables to the working directory.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use devmon_core::config::{self, ConfigError, DurationText};
+use devmon_core::wire::{DeviceId, TopicScheme};
+use serde::{Deserialize, Deserializer};
+
+use crate::connection::MqttUrl;
+use crate::outbox;
+
+/// The commented default file; `devmon-agent config` prints it, and a test reads it back.
+pub const DEFAULT_TOML: &str = include_str!("default.toml");
+
+/// Collectd's and Telegraf's default as well; 1 s is a choice for whoever watches.
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
+/// Shorter ones cost more than they show, and /proc/stat ticks at 10 ms.
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
+/// Longer ones can not be told from a dead source.
+const MAX_INTERVAL: Duration = Duration::from_secs(24 * 3600);
+/// A smaller outbox would not hold one full message.
+const MIN_OUTBOX_BYTES: usize = 256 * 1024;
+const SYSTEM_PLUGIN_DIR: &str = "/usr/lib/devmon/plugins";
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    #[default]
+    Plain,
+    Json,
+}
+
+/// All that the agent needs to know, valid.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub device: DeviceId,
+    pub mqtt: MqttUrl,
+    pub interval: Duration,
+    pub plugin_dir: PathBuf,
+    pub certs: PathBuf,
+    pub topics: TopicScheme,
+    pub log_format: LogFormat,
+    pub outbox_bytes: usize,
+    pub sources: BTreeMap<String, SourceSettings>,
+}
+
+/// `[sources.NAME]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceSettings {
+    #[serde(default, deserialize_with = "interval")]
+    pub interval: Option<Duration>,
+    #[serde(default = "yes")]
+    pub enabled: bool,
+    /// Handed to the plugin as a JSON object.
+    #[serde(default)]
+    pub config: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Default for SourceSettings {
+    fn default() -> Self {
+        Self {
+            interval: None,
+            enabled: true,
+            config: serde_json::Map::new(),
+        }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// One layer: whatever of it was given.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    device: Option<DeviceId>,
+    mqtt: Option<MqttUrl>,
+    #[serde(default, deserialize_with = "interval")]
+    interval: Option<Duration>,
+    plugin_dir: Option<PathBuf>,
+    certs: Option<PathBuf>,
+    state_dir: Option<PathBuf>,
+    #[serde(default, deserialize_with = "topic_prefix")]
+    topic_prefix: Option<String>,
+    shards: Option<NonZeroU32>,
+    log_format: Option<LogFormat>,
+    #[serde(default, deserialize_with = "outbox_bytes")]
+    outbox_bytes: Option<usize>,
+    #[serde(default)]
+    sources: BTreeMap<String, SourceSettings>,
+}
+
+/// Why there are no settings. The program exits with 78.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SettingsError {
+    #[error(transparent)]
+    File(#[from] ConfigError),
+    /// A variable of the environment.
+    #[error("{name}={value:?}: {problem}")]
+    Environment {
+        name: &'static str,
+        value: String,
+        problem: String,
+    },
+    #[error("the host name {0:?} is no device id; name the device with --device or DEVMON_DEVICE")]
+    NoDevice(String),
+    #[error("topic prefix: {0}")]
+    Topics(#[from] devmon_core::wire::topic::TopicError),
+}
+
+/// Flags that give settings; `None`: not given.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Flags {
+    /// Name of this device [default: the host name]
+    #[arg(long, global = true, value_name = "ID")]
+    pub device: Option<DeviceId>,
+    /// Broker or collector [default: mqtt://127.0.0.1:1883]
+    #[arg(long, global = true, value_name = "mqtt[s]://HOST[:PORT]")]
+    pub mqtt: Option<MqttUrl>,
+    /// How often sources are asked, unless they have an interval of their own [default: 10s]
+    #[arg(long, global = true, value_name = "DURATION", value_parser = parse_interval)]
+    pub interval: Option<Duration>,
+    /// Where plugins (lib*.so) lie [default: `plugins` beside the program, else /usr/lib/devmon/plugins]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub plugin_dir: Option<PathBuf>,
+    /// Where root-CA.crt, <device>.cert.pem and <device>.private.key lie, for mqtts [default: certs]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub certs: Option<PathBuf>,
+    /// For the agent's own files; this version keeps none
+    #[arg(long, global = true, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// First levels of all topics [default: devmon]
+    #[arg(long, global = true, value_name = "PREFIX", value_parser = parse_topic_prefix)]
+    pub topic_prefix: Option<String>,
+    /// Number of shards that devices are spread over; the same on all devices [default: 1]
+    #[arg(long, global = true, value_name = "N")]
+    pub shards: Option<NonZeroU32>,
+    /// How log lines are written to standard error [default: plain]
+    #[arg(long, global = true, value_enum, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// Configuration file; `devmon-agent config` prints one
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+impl Settings {
+    /// Layers flags, environment, file and defaults. `env` looks a variable up; an empty one counts as not set.
+    ///
+    /// # Errors
+    /// [`SettingsError`] for the first thing that is wrong.
+    pub fn resolve(
+        flags: &Flags,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, SettingsError> {
+        let env = Environment(&env);
+        let path = flags.config.clone().or(env.parsed("DEVMON_CONFIG")?);
+        let file = match &path {
+            Some(path) => File::load(path)?,
+            None => File::default(),
+        };
+
+        let device = flags.device.clone();
+        let device = device.or(env.parsed("DEVMON_DEVICE")?);
+        let device = device.or(env.parsed("DEVICE_NAME")?).or(file.device);
+        let device = match device {
+            Some(device) => device,
+            None => host_name()?,
+        };
+        let mqtt = flags.mqtt.clone().or(env.parsed("DEVMON_MQTT")?);
+        let mqtt = mqtt.or(env.aws_endpoint()?).or(file.mqtt);
+        let interval = flags.interval.or(env.interval()?).or(file.interval);
+        let plugin_dir = flags.plugin_dir.clone();
+        let plugin_dir = plugin_dir.or(env.parsed("DEVMON_PLUGIN_DIR")?);
+        let certs = flags.certs.clone().or(env.parsed("DEVMON_CERTS")?);
+        let prefix = flags.topic_prefix.clone();
+        let prefix = prefix.or(env.parsed("DEVMON_TOPIC_PREFIX")?);
+        let prefix = prefix.or(file.topic_prefix);
+        let shards = flags
+            .shards
+            .or(env.parsed("DEVMON_SHARDS")?)
+            .or(file.shards);
+        let log_format = flags.log_format.or(env.log_format()?).or(file.log_format);
+        Ok(Self {
+            device,
+            mqtt: mqtt.unwrap_or_else(|| MqttUrl {
+                tls: false,
+                host: "127.0.0.1".into(),
+                port: 1883,
+            }),
+            interval: interval.unwrap_or(DEFAULT_INTERVAL),
+            plugin_dir: plugin_dir
+                .or(file.plugin_dir)
+                .unwrap_or_else(default_plugin_dir),
+            certs: certs.or(file.certs).unwrap_or_else(|| "certs".into()),
+            topics: TopicScheme::new(
+                prefix.as_deref().unwrap_or("devmon"),
+                shards.map_or(1, NonZeroU32::get),
+            )?,
+            log_format: log_format.unwrap_or_default(),
+            outbox_bytes: file.outbox_bytes.unwrap_or(outbox::DEFAULT_BYTES),
+            sources: file.sources,
+        })
+    }
+
+    /// The settings of a source; the defaults if the file has none.
+    #[must_use]
+    pub fn source(&self, name: &str) -> SourceSettings {
+        self.sources.get(name).cloned().unwrap_or_default()
+    }
+
+    /// The interval of a source: its own setting, else the plugin's wish, else the general one.
+    #[must_use]
+    pub fn interval_of(&self, name: &str, preferred: Option<Duration>) -> Duration {
+        let own = self.sources.get(name).and_then(|s| s.interval);
+        // The plugin's number comes from outside: it is bounded, not refused.
+        let preferred = preferred.map(|p| p.clamp(MIN_INTERVAL, MAX_INTERVAL));
+        own.or(preferred).unwrap_or(self.interval)
+    }
+}
+
+impl File {
+    fn load(path: &Path) -> Result<Self, ConfigError> {
+        let mut file: Self = config::load(path)?;
+        let here = path.parent().unwrap_or(Path::new(""));
+        for dir in [&mut file.plugin_dir, &mut file.certs, &mut file.state_dir] {
+            *dir = dir.take().map(|dir| here.join(dir));
+        }
+        Ok(file)
+    }
+}
+
+struct Environment<'a>(&'a dyn Fn(&str) -> Option<String>);
+
+impl Environment<'_> {
+    fn with<T>(
+        &self,
+        name: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, SettingsError> {
+        let Some(value) = self.0(name).filter(|v| !v.is_empty()) else {
+            return Ok(None);
+        };
+        match parse(&value) {
+            Ok(parsed) => Ok(Some(parsed)),
+            Err(problem) => Err(SettingsError::Environment {
+                name,
+                value,
+                problem,
+            }),
+        }
+    }
+
+    fn parsed<T: FromStr>(&self, name: &'static str) -> Result<Option<T>, SettingsError>
+    where
+        T::Err: std::fmt::Display,
+    {
+        self.with(name, |text| text.parse().map_err(|e: T::Err| e.to_string()))
+    }
+
+    fn interval(&self) -> Result<Option<Duration>, SettingsError> {
+        self.with("DEVMON_INTERVAL", parse_interval)
+    }
+
+    fn log_format(&self) -> Result<Option<LogFormat>, SettingsError> {
+        self.with("DEVMON_LOG_FORMAT", |text| {
+            clap::ValueEnum::from_str(text, false)
+        })
+    }
+
+    /// The seed's variable: a host, or host:port, always with TLS.
+    fn aws_endpoint(&self) -> Result<Option<MqttUrl>, SettingsError> {
+        self.with("AWS_IOT_ENDPOINT", |text| {
+            format!("mqtts://{text}")
+                .parse()
+                .map_err(|_| "write the endpoint's host name, or host:port".to_owned())
+        })
+    }
+}
+
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    let DurationText(interval) = text
+        .parse()
+        .map_err(|e: config::DurationError| e.to_string())?;
+    if (MIN_INTERVAL..=MAX_INTERVAL).contains(&interval) {
+        Ok(interval)
+    } else {
+        Err(format!("{text} is no interval: 100ms to 24h"))
+    }
+}
+
+fn parse_topic_prefix(text: &str) -> Result<String, String> {
+    TopicScheme::new(text, 1).map_err(|e| e.to_string())?;
+    Ok(text.to_owned())
+}
+
+fn interval<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(d)?;
+    parse_interval(&text)
+        .map(Some)
+        .map_err(serde::de::Error::custom)
+}
+
+fn topic_prefix<'de, D: Deserializer<'de>>(d: D) -> Result<Option<String>, D::Error> {
+    let text = String::deserialize(d)?;
+    parse_topic_prefix(&text)
+        .map(Some)
+        .map_err(serde::de::Error::custom)
+}
+
+fn outbox_bytes<'de, D: Deserializer<'de>>(d: D) -> Result<Option<usize>, D::Error> {
+    let bytes = usize::deserialize(d)?;
+    if bytes < MIN_OUTBOX_BYTES {
+        return Err(serde::de::Error::custom(format!(
+            "an outbox of {bytes} bytes holds no full message; the least is {MIN_OUTBOX_BYTES}"
+        )));
+    }
+    Ok(Some(bytes))
+}
+
+fn host_name() -> Result<DeviceId, SettingsError> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    name.parse()
+        .map_err(|_| SettingsError::NoDevice(name.to_owned()))
+}
+
+fn default_plugin_dir() -> PathBuf {
+    let beside = std::env::current_exe()
+        .ok()
+        .and_then(|exe| Some(exe.parent()?.join("plugins")));
+    beside
+        .filter(|dir| dir.is_dir())
+        .unwrap_or_else(|| SYSTEM_PLUGIN_DIR.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(flags: Flags, env: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+        Settings::resolve(&flags, |name| {
+            let found = env.iter().find(|(n, _)| *n == name);
+            found.map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    fn in_file(text: &str) -> (tempfile::TempDir, Flags) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.toml");
+        std::fs::write(&path, text).unwrap();
+        let flags = Flags {
+            config: Some(path),
+            ..Flags::default()
+        };
+        (dir, flags)
+    }
+
+    #[test]
+    fn the_printed_default_is_the_default() {
+        let (_dir, flags) = in_file(DEFAULT_TOML);
+        let device = ("DEVMON_DEVICE", "d");
+        let printed = resolve(flags, &[device]).unwrap();
+        let plain = resolve(Flags::default(), &[device]).unwrap();
+        assert_eq!(printed.mqtt, plain.mqtt);
+        assert_eq!(printed.interval, plain.interval);
+        assert_eq!(printed.topics, plain.topics);
+        assert_eq!(printed.outbox_bytes, plain.outbox_bytes);
+        assert!(printed.sources.is_empty());
+
+        // The lines that are commented out are right, too.
+        let all: String = DEFAULT_TOML
+            .lines()
+            .map(|l| match l.strip_prefix('#') {
+                Some(rest) if !rest.starts_with(' ') => format!("{rest}\n"),
+                _ => format!("{l}\n"),
+            })
+            .collect();
+        let (_dir, flags) = in_file(&all);
+        let all = resolve(flags, &[]).unwrap();
+        assert!(all.sources.contains_key("disk"), "{all:?}");
+    }
+
+    #[test]
+    fn the_command_line_wins_over_environment_over_file() {
+        let (_dir, file) = in_file("device = 'file'\ninterval = '30s'\n");
+        assert_eq!(resolve(file.clone(), &[]).unwrap().device.as_str(), "file");
+        let seed = ("DEVICE_NAME", "seed");
+        let of = |flags: &Flags, env: &[_]| resolve(flags.clone(), env).unwrap().device;
+        assert_eq!(of(&file, &[seed]).as_str(), "seed");
+        let ours = ("DEVMON_DEVICE", "ours");
+        assert_eq!(of(&file, &[seed, ours]).as_str(), "ours");
+        let flags = Flags {
+            device: Some("flag".parse().unwrap()),
+            ..file.clone()
+        };
+        assert_eq!(of(&flags, &[seed, ours]).as_str(), "flag");
+        let empty = ("DEVMON_DEVICE", "");
+        assert_eq!(of(&file, &[empty]).as_str(), "file");
+        let at = |env: &[_]| resolve(file.clone(), env).unwrap().interval.as_secs();
+        assert_eq!((at(&[]), at(&[("DEVMON_INTERVAL", "5s")])), (30, 5));
+    }
+
+    #[test]
+    fn the_seeds_endpoint_means_tls() {
+        let mqtt = |value| {
+            let env = [("DEVMON_DEVICE", "d"), ("AWS_IOT_ENDPOINT", value)];
+            resolve(Flags::default(), &env).map(|s| s.mqtt.to_string())
+        };
+        assert_eq!(
+            mqtt("x-ats.iot.eu-west-1.amazonaws.com").unwrap(),
+            "mqtts://x-ats.iot.eu-west-1.amazonaws.com:8883"
+        );
+        assert_eq!(mqtt("x:443").unwrap(), "mqtts://x:443");
+        let error = mqtt("https://x").unwrap_err().to_string();
+        assert!(error.starts_with("AWS_IOT_ENDPOINT="), "{error}");
+    }
+
+    #[test]
+    fn an_error_names_its_place() {
+        for (text, place, part) in [
+            (
+                "device = 'd'\nintervall = '1s'\n",
+                ":2:1: ",
+                "did you mean \"interval\"",
+            ),
+            (
+                "[sources.cpu]\nenable = true\n",
+                ":2:1: ",
+                "did you mean \"enabled\"",
+            ),
+            ("mqtt = 'http://x'\n", ":1:8: ", "mqtt://host:port"),
+            ("device = '_x'\n", ":1:10: ", "not legal"),
+            ("\ninterval = '1ms'\n", ":2:12: ", "100ms to 24h"),
+            ("shards = 0\n", ":1:10: ", "nonzero"),
+            ("topic_prefix = 'a+'\n", ":1:16: ", "topic prefix"),
+            ("outbox_bytes = 5\n", ":1:16: ", "the least is"),
+            ("[sources.cpu]\nconfig = 3\n", ":2:10: ", "map"),
+        ] {
+            let (_dir, flags) = in_file(text);
+            let error = resolve(flags, &[]).unwrap_err().to_string();
+            assert!(
+                error.contains(place) && error.contains(part),
+                "{text}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_sources_interval_is_its_own_else_the_plugins_else_the_general_one() {
+        let (_dir, flags) = in_file("interval = '20s'\n[sources.a]\ninterval = '1s'\n");
+        let settings = resolve(flags, &[("DEVMON_DEVICE", "d")]).unwrap();
+        let of = |name, ms: Option<u64>| {
+            settings
+                .interval_of(name, ms.map(Duration::from_millis))
+                .as_millis()
+        };
+        assert_eq!(of("a", Some(5_000)), 1_000);
+        assert_eq!(of("b", Some(5_000)), 5_000);
+        assert_eq!(of("b", None), 20_000);
+        assert_eq!(of("b", Some(1)), 100);
+    }
+
+    #[test]
+    fn paths_in_a_file_are_relative_to_it() {
+        let (dir, flags) = in_file("device = 'd'\ncerts = 'keys'\n");
+        assert_eq!(resolve(flags, &[]).unwrap().certs, dir.path().join("keys"));
+    }
+}

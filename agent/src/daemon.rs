@@ -1,0 +1,243 @@
+//! The daemon: ticks ask sources, answers become frames, frames of one tick become messages. And the orderly end.
+//!
+//! One task on a single-threaded runtime does all of it; whatever may block is on a source's own thread. Everything it waits for is listed in [`Daemon::run`].
+//!
+//! Shutdown, on SIGTERM or SIGINT: no source is asked any more, the answers that are under way are awaited briefly, what is pending is published within
+//! [`DRAIN`], `offline` is said, the connection is closed. A second signal ends it at once.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use devmon_core::wire::about::HostFacts;
+use devmon_core::wire::pack::pack;
+use devmon_core::wire::{Frame, TimestampMs};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+use ulid::Ulid;
+
+use crate::about;
+use crate::config::Settings;
+use crate::connection::Broker;
+use crate::outbox::{DropReason, MemoryOutbox};
+use crate::plugins::directory;
+use crate::plugins::running::{self, Sources};
+use crate::plugins::source::Report;
+use crate::plugins::supervise;
+use crate::publish::{Identity, Publisher};
+use crate::schedule::Schedule;
+use crate::show;
+
+/// Frames of one tick that come within this travel in one message. A quick source waits no longer for a slow one.
+const GATHER: Duration = Duration::from_millis(100);
+/// Changes of states within this make one `about`.
+const DEBOUNCE: Duration = Duration::from_millis(500);
+/// For delivering what is pending at the end. Service managers give 10 s and more.
+const DRAIN: Duration = Duration::from_secs(3);
+/// For sources to finish a round at the end.
+const LAST_ROUND: Duration = Duration::from_millis(500);
+/// Blocking helpers only look names up.
+const HELPER_STACK_BYTES: usize = 256 * 1024;
+
+/// The runtime: one thread, and a helper for name lookups when there are names.
+///
+/// # Errors
+/// When the system gives no timer or poller.
+pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(2)
+        .thread_stack_size(HELPER_STACK_BYTES)
+        .thread_keep_alive(Duration::from_secs(1))
+        .build()
+}
+
+struct Daemon {
+    settings: Settings,
+    host: HostFacts,
+    sources: Sources,
+    reports: mpsc::Receiver<Report>,
+    schedule: Schedule,
+    publisher: Publisher,
+    /// With the number of each message: which of this device's messages is which, over restarts.
+    boot: String,
+    next_seq: u64,
+    /// Frames of the present tick, and until when more are awaited.
+    gathered: Vec<Frame>,
+    gather_until: Option<Instant>,
+    about_at: Option<Instant>,
+}
+
+/// Runs until a signal.
+///
+/// # Errors
+/// When the plugin directory can not be listed or the system lacks what a daemon needs. Plugins and brokers are no reason.
+pub async fn run(settings: Settings, broker: Broker) -> anyhow::Result<()> {
+    let mut end = Signals::new()?;
+    let dir = settings.plugin_dir.display().to_string();
+    let found = directory::scan(&settings.plugin_dir)
+        .with_context(|| format!("cannot list plugin directory {dir}"))?;
+    if found.is_empty() {
+        warn!(dir, "no plugins: nothing is measured");
+    }
+    let (sources, reports) = Sources::start(found, &settings, supervise::deadline);
+    let names: Vec<&str> = sources.names().collect();
+    for problem in running::unknown(&settings, &names) {
+        warn!(problem, "configuration");
+    }
+    let now = TimestampMs::now();
+    let mut schedule = Schedule::default();
+    for interval in sources.intervals() {
+        schedule.add(interval, now);
+    }
+    let identity = Identity {
+        device: settings.device.clone(),
+        topics: settings.topics.clone(),
+    };
+    let outbox = Box::new(MemoryOutbox::new(settings.outbox_bytes));
+    let publisher = Publisher::start(identity, broker, outbox);
+
+    let ready = format!(
+        "ready device={} mqtt={} sources={}\n",
+        settings.device,
+        settings.mqtt,
+        names.join(",")
+    );
+    show::print(&ready);
+    let mut daemon = Daemon {
+        host: about::host_facts(),
+        settings,
+        sources,
+        reports,
+        schedule,
+        publisher,
+        boot: Ulid::new().to_string(),
+        next_seq: 0,
+        gathered: Vec::new(),
+        gather_until: None,
+        about_at: None,
+    };
+    daemon.run(&mut end).await;
+    tokio::select! {
+        () = daemon.stop() => Ok(()),
+        () = end.wait() => anyhow::bail!("ended by a second signal; what was pending is lost"),
+    }
+}
+
+impl Daemon {
+    async fn run(&mut self, end: &mut Signals) {
+        loop {
+            self.work();
+            let now = Instant::now();
+            let tick = now + self.schedule.sleep(TimestampMs::now());
+            let due = [
+                Some(tick),
+                self.gather_until,
+                self.about_at,
+                self.sources.next_overdue(),
+            ];
+            let wake = due.into_iter().flatten().min().unwrap_or(tick);
+            tokio::select! {
+                () = end.wait() => return,
+                Some(report) = self.reports.recv() => self.take(report),
+                () = tokio::time::sleep_until(wake.into()) => {}
+            }
+        }
+    }
+
+    /// Does whatever is due.
+    fn work(&mut self) {
+        let now = Instant::now();
+        for (index, tick) in self.schedule.due(TimestampMs::now()) {
+            if self.sources.ask(index, tick, now) {
+                self.gather_until.get_or_insert(now + GATHER);
+            }
+        }
+        self.sources.check(now);
+        let complete = !self.sources.is_awaiting();
+        if self.gather_until.is_some_and(|at| now >= at || complete) {
+            self.gather_until = None;
+            self.send();
+        }
+        if self.sources.take_changed() {
+            self.about_at.get_or_insert(now + DEBOUNCE);
+        }
+        if self.about_at.is_some_and(|at| now >= at) {
+            self.about_at = None;
+            let (sources, descriptors) = self.sources.about();
+            let payload = about::payload(&self.settings.device, &self.host, sources, descriptors);
+            self.publisher.about(payload);
+        }
+    }
+
+    fn take(&mut self, report: Report) {
+        if let Some(frame) = self.sources.take(report, Instant::now()) {
+            self.gathered.push(frame);
+            if self.gather_until.is_none() {
+                self.send(); // too late for its tick's message
+            }
+        }
+    }
+
+    fn send(&mut self) {
+        if self.gathered.is_empty() {
+            return;
+        }
+        let messages = pack(
+            &self.settings.device,
+            &self.boot,
+            &mut self.next_seq,
+            &self.gathered,
+        );
+        self.gathered.clear();
+        self.publisher.metrics(messages);
+    }
+
+    async fn stop(mut self) {
+        info!("stopping");
+        let until = Instant::now() + LAST_ROUND;
+        while self.sources.is_awaiting() && Instant::now() < until {
+            match tokio::time::timeout_at(until.into(), self.reports.recv()).await {
+                Ok(Some(report)) => self.take(report),
+                _ => break,
+            }
+        }
+        self.send();
+        self.sources.stop(LAST_ROUND).await;
+        let lost = self.publisher.stop(DRAIN).await;
+        if lost > 0 {
+            let reason = DropReason::Shutdown.as_str();
+            error!(messages = lost, reason, "messages were not delivered");
+        }
+        info!("stopped");
+    }
+}
+
+/// The signals that a daemon knows.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hang_up: listen(SignalKind::hangup())?,
+        })
+    }
+
+    /// Until SIGTERM or SIGINT.
+    async fn wait(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hang_up.recv() => warn!("SIGHUP: this version reads its configuration and plugins at start only"),
+            }
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! One source on its own thread: made from its plugin, asked for rounds, its trees checked before anyone else sees them.
+//!
+//! **Takes** orders, one at a time. **Gives** a [`Report::Answered`] for each, through a bounded channel. The thread may block in the plugin for as long as the plugin likes: nobody
+//! waits for it. When to ask, how long to wait and what an answer means is left to [`supervise`](super::supervise). A source that panicked is dropped here and
+//! made anew by the next order. Running a source in a child process is another way to answer the same orders; it is not built yet.
+
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+
+use devmon_core::MetricTree;
+use devmon_core::descriptor::Descriptor;
+use devmon_core::wire::TimestampMs;
+use tokio::sync::mpsc;
+
+use super::load::{LoadedSource, Plugin, Round};
+
+/// Stack of a source's thread. Plugins parse files and walk trees of at most 16 levels; pages are only paid for when touched.
+const STACK_BYTES: usize = 512 * 1024;
+
+/// What a source's thread says. `source` is its index in the list of all.
+#[derive(Debug)]
+pub enum Report {
+    /// The source was made, for the first time or anew.
+    Made { source: usize, made: Made },
+    /// The answer to an order.
+    Answered {
+        source: usize,
+        /// The tick that it was asked for.
+        tick: TimestampMs,
+        answer: Answer,
+    },
+}
+
+/// What a round came to.
+#[derive(Debug)]
+pub enum Answer {
+    /// A valid tree; with what had to be left out of it, if anything.
+    Tree {
+        tree: MetricTree,
+        left_out: Option<String>,
+    },
+    NoData,
+    Unavailable(String),
+    Failed(String),
+    /// The source is gone; it is made anew when it is asked again.
+    Crashed(String),
+}
+
+/// What a source says about itself once.
+#[derive(Debug, Default, PartialEq)]
+pub struct Made {
+    /// From the device's root: below the source's name.
+    pub descriptors: Vec<Descriptor>,
+    pub facts: serde_json::Map<String, serde_json::Value>,
+    /// Why there are no descriptors although the plugin gave some.
+    pub problem: Option<String>,
+}
+
+/// The daemon's end of a source's thread. Dropping it ends the thread after its present round.
+pub struct SourceThread {
+    orders: SyncSender<TimestampMs>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl SourceThread {
+    /// Starts the thread, which makes the source at once: rates are measured from here.
+    ///
+    /// # Errors
+    /// When the system has no thread left.
+    pub fn spawn(
+        index: usize,
+        plugin: Plugin,
+        config: String,
+        reports: mpsc::Sender<Report>,
+    ) -> std::io::Result<Self> {
+        let (orders, inbox) = sync_channel(1); // the supervisor asks a source that has answered, never a busy one
+        let thread = std::thread::Builder::new()
+            .name(plugin.name.chars().take(15).collect()) // the kernel shows 15 bytes
+            .stack_size(STACK_BYTES)
+            .spawn(move || run(index, &plugin, &config, &inbox, &reports))?;
+        Ok(Self { orders, thread })
+    }
+
+    /// Asks for a round. False if the thread is busy or gone.
+    pub fn ask(&self, tick: TimestampMs) -> bool {
+        match self.orders.try_send(tick) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
+        }
+    }
+
+    /// Says that no order will come any more. The handle tells when the thread has ended.
+    #[must_use]
+    pub fn stop(self) -> std::thread::JoinHandle<()> {
+        self.thread
+    }
+}
+
+fn run(
+    index: usize,
+    plugin: &Plugin,
+    config: &str,
+    orders: &Receiver<TimestampMs>,
+    reports: &mpsc::Sender<Report>,
+) {
+    let make = || {
+        let source = plugin.start(config);
+        if let Ok(source) = &source {
+            let made = describe(&plugin.name, source);
+            let _ = reports.blocking_send(Report::Made {
+                source: index,
+                made,
+            });
+        }
+        source
+    };
+    let mut source = Some(make());
+    for tick in orders {
+        let answer = match source.get_or_insert_with(make) {
+            Ok(source) => judge(source.collect()),
+            Err(reason) => Answer::Crashed(format!("cannot start: {reason}")),
+        };
+        if matches!(answer, Answer::Crashed(_)) {
+            source = None;
+        }
+        let report = Report::Answered {
+            source: index,
+            tick,
+            answer,
+        };
+        if reports.blocking_send(report).is_err() {
+            return; // the daemon is gone
+        }
+    }
+}
+
+/// Checks a tree once, where it enters the agent.
+pub(crate) fn judge(round: Round) -> Answer {
+    match round {
+        Round::Tree(mut tree, unknown) => {
+            let not_finite = tree.remove_non_finite();
+            match tree.validate() {
+                Ok(_) => Answer::Tree {
+                    tree,
+                    left_out: left_out(&not_finite, unknown),
+                },
+                Err(e) => Answer::Failed(format!("its tree was refused: {e}")),
+            }
+        }
+        Round::NoData => Answer::NoData,
+        Round::Unavailable(reason) => Answer::Unavailable(reason),
+        Round::Failed(reason) => Answer::Failed(reason),
+        Round::Panicked(text) => Answer::Crashed(format!("panicked: {text}")),
+    }
+}
+
+fn left_out(not_finite: &[String], unknown: usize) -> Option<String> {
+    let mut parts = Vec::new();
+    match not_finite {
+        [] => {}
+        [one] => parts.push(format!("{one} is not a finite number")),
+        [first, more @ ..] => parts.push(format!(
+            "{first} and {} more are not finite numbers",
+            more.len()
+        )),
+    }
+    if unknown > 0 {
+        parts.push(format!(
+            "{unknown} values are of kinds that this agent does not know: update the agent"
+        ));
+    }
+    (!parts.is_empty()).then(|| format!("left out: {}", parts.join("; ")))
+}
+
+fn describe(name: &str, source: &LoadedSource) -> Made {
+    let facts = source.facts();
+    let below = |descriptors: Vec<Descriptor>| {
+        descriptors
+            .into_iter()
+            .map(|d| d.below(name).map_err(|e| e.to_string()))
+            .collect::<Result<Vec<_>, _>>()
+    };
+    match source.descriptors().and_then(below) {
+        Ok(descriptors) => Made {
+            descriptors,
+            facts,
+            problem: None,
+        },
+        Err(e) => Made {
+            facts,
+            problem: Some(e),
+            ..Made::default()
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use devmon_core::tree::MAX_LEAVES;
+
+    #[test]
+    fn a_tree_over_the_limits_is_refused_whole() {
+        let mut tree = MetricTree::new();
+        for i in 0..=MAX_LEAVES {
+            tree.set(i.to_string(), 1);
+        }
+        let Answer::Failed(reason) = judge(Round::Tree(tree, 0)) else {
+            panic!("accepted")
+        };
+        assert!(reason.contains("more than 10000 leaves"), "{reason}");
+    }
+
+    #[test]
+    fn what_is_not_finite_is_left_out_and_named() {
+        let mut tree = MetricTree::new();
+        tree.set("good", 1.5);
+        tree.set("bad", f64::NAN);
+        let Answer::Tree { tree, left_out } = judge(Round::Tree(tree, 2)) else {
+            panic!("refused")
+        };
+        assert_eq!(tree.leaves().count(), 1);
+        let said = left_out.unwrap();
+        assert!(said.contains("/bad is not a finite number"), "{said}");
+        assert!(said.contains("2 values"), "{said}");
+    }
+}

@@ -1,0 +1,479 @@
+//! The connection to the broker: what the outbox holds goes out at QoS 1 and leaves the outbox at its PUBACK. The only file that knows rumqttc.
+//!
+//! **Promises** that a message accepted by [`Publisher::metrics`] is sent until it is acknowledged, over any number of lost connections and restarted brokers, as long as
+//! the agent lives and the outbox keeps it; that the retained status says `online` after each connect, `offline` after an orderly end, and `offline` by the broker's own hand (the
+//! last will) after any other end. **Leaves** durability to the outbox and deduplication to the collector: after a lost connection, what was not acknowledged is sent again.
+//!
+//! rumqttc alone does not keep the first promise: at a CONNACK without session it forgets everything accepted so far, it has no way to ask which publish was acknowledged, and a
+//! packet id still in use stalls it (`rumqttc/src/eventloop.rs`, `state.rs`; issues 805, 1014, 1056). So the driver here:
+//! - asks for a clean session each time and starts with a fresh rumqttc state, so that a reconnect has one case only: everything unacknowledged is sent anew. A
+//!   kept session would spare a few duplicates at the price of state in the broker;
+//! - keeps its own window of [`WINDOW`] messages, so that rumqttc's queue is never full and packet ids practically never collide;
+//! - finds out which packet id a message got by order: rumqttc announces ids in the order of its queue;
+//! - polls in a task of its own that is never cancelled: a poll dropped half-way may lose what it was writing.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use devmon_core::wire::about::{Presence, Status};
+use devmon_core::wire::pack::Packed;
+use devmon_core::wire::{DeviceId, TimestampMs, TopicKind, TopicScheme};
+use rumqttc::{
+    AsyncClient, Event, EventLoop, LastWill, MqttOptions, MqttState, Outgoing, Packet, QoS,
+    TlsConfiguration, Transport,
+};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tracing::{debug, error, info, warn};
+
+use crate::connection::{Broker, Problem};
+use crate::outbox::Outbox;
+
+/// Unacknowledged publishes at a time. AWS IoT Core allows 100 on a connection.
+const WINDOW: usize = 64;
+/// Packet ids in turn; four windows, so that a PUBACK out of order rarely meets its id again.
+const PACKET_IDS: u16 = 256;
+/// Both directions. Nothing we send is larger than 128 KiB (AWS); nothing we receive is larger than an acknowledgement.
+const MAX_PACKET_BYTES: usize = 256 * 1024;
+/// AWS IoT Core raises shorter ones and drops the connection after 1.5 times this.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// Backlog messages a second: AWS IoT Core takes 100 publishes a second on a connection, and live data needs room among them.
+const BACKLOG_PER_S: f64 = 80.0;
+const BACKLOG_PACE: Duration = Duration::from_millis(100);
+/// Between attempts to connect, doubled from the first to the second, jittered. AWS allows one CONNECT a second for a client id.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// A connection that lived this long was a good one: the back-off starts anew.
+const GOOD_CONNECTION: Duration = Duration::from_secs(10);
+
+/// Who publishes where.
+#[derive(Clone)]
+pub struct Identity {
+    pub device: DeviceId,
+    pub topics: TopicScheme,
+}
+
+/// The daemon's handle on the connection.
+pub struct Publisher {
+    shared: Arc<Shared>,
+    tasks: [JoinHandle<()>; 2],
+}
+
+struct Shared {
+    link: Mutex<Link>,
+    /// Something was acknowledged, connected or lost.
+    progress: Notify,
+    /// There may be backlog to pace.
+    pace: Notify,
+    /// No more reconnecting.
+    stop: Notify,
+}
+
+/// What was handed to rumqttc.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ticket {
+    Status,
+    About,
+    Metrics(u64),
+}
+
+struct Link {
+    client: AsyncClient,
+    identity: Identity,
+    outbox: Box<dyn Outbox>,
+    connected: bool,
+    stopping: bool,
+    status: Presence,
+    about: Option<Vec<u8>>,
+    /// Retained messages that still have to be sent on this connection.
+    owes_status: bool,
+    owes_about: bool,
+    in_flight: InFlight,
+    /// Backlog messages that may be sent now, and when that was last reckoned.
+    budget: f64,
+    reckoned: Instant,
+}
+
+impl Publisher {
+    /// Starts to connect. Must be called within a tokio runtime.
+    #[must_use]
+    pub fn start(identity: Identity, broker: Broker, outbox: Box<dyn Outbox>) -> Self {
+        let options = options(&identity, &broker);
+        let (client, mut events) = AsyncClient::new(options, WINDOW + 8);
+        // A message is written in one piece; waiting for more to fill a packet would only delay it.
+        events.network_options.set_tcp_nodelay(true);
+        let shared = Arc::new(Shared {
+            link: Mutex::new(Link {
+                client,
+                identity,
+                outbox,
+                connected: false,
+                stopping: false,
+                status: Presence::Online,
+                about: None,
+                owes_status: false,
+                owes_about: false,
+                in_flight: InFlight::default(),
+                budget: BACKLOG_PER_S,
+                reckoned: Instant::now(),
+            }),
+            progress: Notify::new(),
+            pace: Notify::new(),
+            stop: Notify::new(),
+        });
+        let tasks = [
+            tokio::spawn(poll(shared.clone(), events, broker)),
+            tokio::spawn(pace(shared.clone())),
+        ];
+        Self { shared, tasks }
+    }
+
+    /// Sends these as soon as possible, and until each is acknowledged.
+    pub fn metrics(&self, messages: Vec<Packed>) {
+        let mut link = self.shared.link();
+        let before = dropped(&link);
+        for message in messages {
+            link.outbox.push(message);
+        }
+        let after = dropped(&link);
+        if after > before && after.next_power_of_two() != before.next_power_of_two() {
+            // Once at each doubling, so that an outage of a day is a page of log, not a book.
+            warn!(
+                dropped = after,
+                "the outbox is full: oldest messages are dropped"
+            );
+        }
+        link.pump();
+    }
+
+    /// Sends this as retained `about`, now and after each connect.
+    pub fn about(&self, payload: Vec<u8>) {
+        let mut link = self.shared.link();
+        link.about = Some(payload);
+        link.owes_about = true;
+        link.pump();
+    }
+
+    /// Sends what is pending until the deadline, says `offline`, and disconnects. Returns the number of messages that could not be delivered.
+    pub async fn stop(self, limit: Duration) -> usize {
+        let until = tokio::time::Instant::now() + limit;
+        self.shared.link().stopping = true;
+        self.shared.stop.notify_one();
+        self.wait(until, |link| link.outbox.is_empty()).await;
+        {
+            let mut link = self.shared.link();
+            (link.status, link.owes_status) = (Presence::Offline, true);
+            link.pump();
+        }
+        // The good-bye has its own moment when the backlog used the deadline up.
+        let until = until.max(tokio::time::Instant::now() + limit / 6);
+        let sent = |link: &Link| !link.owes_status && !link.in_flight.has(Ticket::Status);
+        self.wait(until, sent).await;
+        let connected = {
+            let link = self.shared.link();
+            link.connected && link.client.try_disconnect().is_ok()
+        };
+        let [poll, pace] = self.tasks;
+        pace.abort();
+        if connected {
+            // Ends itself after DISCONNECT is written.
+            let _ = timeout(limit / 6, poll).await;
+        } else {
+            poll.abort();
+        }
+        self.shared.link().outbox.len()
+    }
+
+    /// Waits until `done`, the deadline, or a lost connection.
+    async fn wait(&self, until: tokio::time::Instant, done: impl Fn(&Link) -> bool) {
+        loop {
+            let progress = self.shared.progress.notified();
+            {
+                let mut link = self.shared.link();
+                link.pump();
+                if !link.connected || done(&link) {
+                    return;
+                }
+            }
+            if tokio::time::timeout_at(until, progress).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn link(&self) -> MutexGuard<'_, Link> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn dropped(link: &Link) -> u64 {
+    link.outbox.dropped().values().sum()
+}
+
+fn status_json(status: Presence, reason: Option<&str>, ts: Option<TimestampMs>) -> Vec<u8> {
+    let status = Status {
+        status,
+        ts,
+        reason: reason.map(str::to_owned),
+    };
+    serde_json::to_vec(&status).unwrap_or_default() // two words and a number into memory: no failure is possible
+}
+
+fn options(identity: &Identity, broker: &Broker) -> MqttOptions {
+    let Identity { device, topics } = identity;
+    let mut options = MqttOptions::new(device.as_str(), &broker.host, broker.port);
+    let will = status_json(Presence::Offline, Some("connection lost"), None);
+    let topic = topics.topic(device, TopicKind::Status);
+    options
+        .set_clean_session(true)
+        .set_keep_alive(KEEP_ALIVE)
+        .set_max_packet_size(MAX_PACKET_BYTES, MAX_PACKET_BYTES)
+        .set_inflight(PACKET_IDS)
+        .set_last_will(LastWill::new(topic, will, QoS::AtLeastOnce, true));
+    if let Some(tls) = &broker.tls {
+        let tls = TlsConfiguration::Rustls(tls.clone());
+        options.set_transport(Transport::tls_with_config(tls));
+    }
+    options
+}
+
+/// Drives rumqttc until the connection is ended on purpose.
+async fn poll(shared: Arc<Shared>, mut events: EventLoop, broker: Broker) {
+    let mut failures = 0;
+    let mut connected_at: Option<Instant> = None;
+    let mut said = None;
+    loop {
+        let polled = events.poll().await;
+        match polled {
+            Ok(event) => {
+                let mut link = shared.link();
+                if let Event::Incoming(Packet::ConnAck(_)) = &event {
+                    connected_at = Some(Instant::now());
+                    info!(mqtt = %broker, "connected");
+                }
+                link.on_event(&event);
+                link.pump();
+                if link.outbox.has_backlog() {
+                    shared.pace.notify_one();
+                }
+                shared.progress.notify_waiters();
+                if matches!(event, Event::Outgoing(Outgoing::Disconnect)) {
+                    return;
+                }
+            }
+            Err(e) => {
+                {
+                    let mut link = shared.link();
+                    link.on_disconnect();
+                    if link.stopping {
+                        shared.progress.notify_waiters();
+                        return;
+                    }
+                }
+                // Everything is in the outbox: nothing of the old connection may be left to be mistaken for the new one's.
+                events.clean();
+                events.pending.clear();
+                events.state = MqttState::new(PACKET_IDS, false);
+                shared.progress.notify_waiters();
+
+                let lived = connected_at.take().map(|at| at.elapsed());
+                if lived.is_some_and(|lived| lived >= GOOD_CONNECTION) {
+                    (failures, said) = (0, None);
+                }
+                let problem = Problem::of(&e, lived, &broker);
+                if said.as_ref() == Some(&problem) {
+                    debug!(problem = problem.text, "still not connected");
+                } else {
+                    warn!(mqtt = %broker, problem = problem.text, hint = problem.hint, "not connected");
+                    said = Some(problem);
+                }
+                let wait = backoff(failures);
+                failures += 1;
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    () = shared.stop.notified() => return,
+                }
+            }
+        }
+    }
+}
+
+/// 1 s, 2 s, … 60 s, each times 0.5 to 1.5: a fleet that lost its broker comes back spread out.
+fn backoff(failures: u32) -> Duration {
+    let (shortest, longest) = BACKOFF;
+    let wait = shortest.saturating_mul(1 << failures.min(16)).min(longest);
+    let random = f64::from((ulid::Ulid::new().0 & 0xffff) as u16) / 65_536.0;
+    wait.mul_f64(0.5 + random).clamp(shortest / 2, longest)
+}
+
+/// Lets the backlog out at its pace, for the poll task only wakes for the network.
+async fn pace(shared: Arc<Shared>) {
+    loop {
+        shared.pace.notified().await;
+        loop {
+            tokio::time::sleep(BACKLOG_PACE).await;
+            let mut link = shared.link();
+            link.pump();
+            if !link.connected || !link.outbox.has_backlog() {
+                break;
+            }
+        }
+    }
+}
+
+impl Link {
+    /// Hands over as much as the window allows: status, about, live data, backlog.
+    fn pump(&mut self) {
+        while self.connected && self.in_flight.len() < WINDOW {
+            let Some((ticket, kind, retain, payload)) = self.next() else {
+                return;
+            };
+            let topic = self.identity.topics.topic(&self.identity.device, kind);
+            let sent = self
+                .client
+                .try_publish(topic, QoS::AtLeastOnce, retain, payload);
+            if let Err(e) = sent {
+                // The queue has room for a window and more; what is lost here is sent again after the next connect.
+                error!(error = %e, "rumqttc refused a publish");
+                return;
+            }
+            self.in_flight.submitted(ticket);
+        }
+    }
+
+    fn next(&mut self) -> Option<(Ticket, TopicKind, bool, Vec<u8>)> {
+        if self.owes_status {
+            self.owes_status = false;
+            let reason = (self.status == Presence::Offline).then_some("shutdown");
+            let payload = status_json(self.status, reason, Some(TimestampMs::now()));
+            return Some((Ticket::Status, TopicKind::Status, true, payload));
+        }
+        if self.owes_about
+            && let Some(about) = self.about.clone()
+        {
+            self.owes_about = false;
+            return Some((Ticket::About, TopicKind::About, true, about));
+        }
+        let metrics = |(seq, payload)| (Ticket::Metrics(seq), TopicKind::Metrics, false, payload);
+        if let Some(live) = self.outbox.next(false) {
+            return Some(metrics(live));
+        }
+        let now = Instant::now();
+        let earned = now.duration_since(self.reckoned).as_secs_f64() * BACKLOG_PER_S;
+        self.budget = (self.budget + earned).min(BACKLOG_PER_S);
+        self.reckoned = now;
+        if self.budget < 1.0 && !self.stopping {
+            return None;
+        }
+        let backlog = self.outbox.next(true)?;
+        self.budget -= 1.0;
+        Some(metrics(backlog))
+    }
+
+    fn on_event(&mut self, event: &Event) {
+        match event {
+            Event::Incoming(Packet::ConnAck(_)) => {
+                self.connected = true;
+                (self.owes_status, self.owes_about) = (true, true);
+            }
+            Event::Outgoing(Outgoing::Publish(id)) => self.in_flight.sent(*id),
+            Event::Outgoing(Outgoing::AwaitAck(id)) => self.in_flight.collided(*id),
+            Event::Incoming(Packet::PubAck(ack)) => {
+                if let Some(Ticket::Metrics(seq)) = self.in_flight.acknowledged(ack.pkid) {
+                    self.outbox.acknowledged(seq);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn on_disconnect(&mut self) {
+        self.connected = false;
+        self.in_flight = InFlight::default();
+        self.outbox.disconnected();
+    }
+}
+
+/// Which packet id belongs to what. rumqttc announces ids in the order of its queue; there is no other way to learn them (issue 805).
+#[derive(Debug, Default)]
+struct InFlight {
+    /// In rumqttc's queue, without an id yet.
+    queued: VecDeque<Ticket>,
+    by_id: HashMap<u16, Ticket>,
+    /// Waits in rumqttc until its id is free again.
+    collided: Option<(u16, Ticket)>,
+}
+
+impl InFlight {
+    fn len(&self) -> usize {
+        self.queued.len() + self.by_id.len() + usize::from(self.collided.is_some())
+    }
+
+    fn has(&self, ticket: Ticket) -> bool {
+        self.queued.contains(&ticket)
+            || self.by_id.values().any(|t| *t == ticket)
+            || self.collided.is_some_and(|(_, t)| t == ticket)
+    }
+
+    fn submitted(&mut self, ticket: Ticket) {
+        self.queued.push_back(ticket);
+    }
+
+    fn sent(&mut self, id: u16) {
+        let ticket = match self.collided {
+            Some((waiting, ticket)) if waiting == id => {
+                self.collided = None;
+                Some(ticket)
+            }
+            _ => self.queued.pop_front(),
+        };
+        if let Some(ticket) = ticket {
+            self.by_id.insert(id, ticket);
+        }
+    }
+
+    fn collided(&mut self, id: u16) {
+        self.collided = self.queued.pop_front().map(|ticket| (id, ticket));
+    }
+
+    fn acknowledged(&mut self, id: u16) -> Option<Ticket> {
+        self.by_id.remove(&id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn acknowledgements_find_their_message_even_after_a_collision() {
+        let mut f = InFlight::default();
+        for seq in 1..=3 {
+            f.submitted(Ticket::Metrics(seq));
+        }
+        f.sent(1);
+        f.sent(2);
+        f.collided(1); // the ids wrapped, and 1 is not acknowledged yet
+        assert_eq!(f.len(), 3);
+        // rumqttc sends the one that waited when it handles the PUBACK, and announces both in this order.
+        assert_eq!(f.acknowledged(1), Some(Ticket::Metrics(1)));
+        f.sent(1);
+        assert_eq!(f.acknowledged(2), Some(Ticket::Metrics(2)));
+        assert_eq!(f.acknowledged(1), Some(Ticket::Metrics(3)));
+        assert_eq!(f.acknowledged(1), None);
+        assert_eq!(f.len(), 0);
+    }
+
+    #[test]
+    fn backoff_grows_to_a_minute_and_is_spread() {
+        for (failures, s) in [(0, 1.0), (3, 8.0), (6, 60.0), (40, 60.0)] {
+            for _ in 0..50 {
+                let wait = backoff(failures).as_secs_f64();
+                assert!(wait >= s * 0.5 && wait <= (s * 1.5).min(60.0), "{wait}");
+            }
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The commands that print: `collect` asks every source without a broker, `plugins` lists files and verdicts.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use devmon_core::wire::TimestampMs;
+use devmon_core::wire::about::SourceState;
+use devmon_core::wire::json::TreeJson;
+use devmon_core::{MetricTree, Node};
+use tokio::sync::mpsc;
+
+use crate::config::Settings;
+use crate::plugins::directory::{self, Found};
+use crate::plugins::running::{self, Sources};
+use crate::plugins::source::Report;
+use crate::plugins::supervise;
+
+/// Between the two rounds of `collect`: sources of rates have nothing to say in their first, and sysinfo averages over at least 200 ms.
+const BETWEEN_ROUNDS: Duration = Duration::from_millis(300);
+
+/// For a round of `collect`: somebody waits at the terminal, whatever the interval is.
+const DEADLINE: Duration = supervise::MIN_DEADLINE;
+
+/// How `collect` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// Indented, for people
+    Tree,
+    /// One line a leaf: path, value, unit
+    Flat,
+    /// One JSON object
+    Json,
+}
+
+/// Asks each source twice and prints what is known then. Fails if a source fails; one that is unavailable does not count.
+pub async fn collect(settings: &Settings, format: Format) -> ExitCode {
+    let found = match scan(settings) {
+        Ok(found) => found,
+        Err(code) => return code,
+    };
+    if found.is_empty() {
+        eprintln!("no plugins in {}", settings.plugin_dir.display());
+    }
+    let (mut sources, mut reports) = Sources::start(found, settings, |_interval| DEADLINE);
+    let mut device = MetricTree::new();
+    round(&mut sources, &mut reports, &mut device).await;
+    tokio::time::sleep(BETWEEN_ROUNDS).await;
+    round(&mut sources, &mut reports, &mut device).await;
+
+    let mut code = ExitCode::SUCCESS;
+    let mut states = Vec::new();
+    for (name, (state, reason)) in sources.names().zip(sources.states()) {
+        if state == SourceState::Failing {
+            code = ExitCode::FAILURE;
+        }
+        states.push(serde_json::json!({"name": name, "state": state, "reason": reason}));
+    }
+    let text = match format {
+        Format::Tree => tree(&device, &sources),
+        Format::Flat => flat(&device, &sources),
+        Format::Json => {
+            let json = serde_json::json!({
+                "device": settings.device,
+                "ts": TimestampMs::now(),
+                "metrics": serde_json::to_value(TreeJson(&device)).unwrap_or_default(),
+                "sources": states,
+            });
+            format!("{json:#}\n")
+        }
+    };
+    print(&text);
+    code
+}
+
+/// One round of all sources; later values replace earlier ones.
+async fn round(
+    sources: &mut Sources,
+    reports: &mut mpsc::Receiver<Report>,
+    device: &mut MetricTree,
+) {
+    let now = Instant::now();
+    for index in 0..sources.names().count() {
+        sources.ask(index, TimestampMs::now(), now);
+    }
+    while sources.is_awaiting() {
+        let overdue = sources.next_overdue().unwrap_or(now);
+        if let Ok(Some(report)) = tokio::time::timeout_at(overdue.into(), reports.recv()).await
+            && let Some(frame) = sources.take(report, Instant::now())
+        {
+            let name = frame.source.unwrap_or_default();
+            device.insert(name, Node::Branch(frame.metrics));
+        }
+        sources.check(Instant::now());
+    }
+}
+
+fn flat(device: &MetricTree, sources: &Sources) -> String {
+    let mut out = String::new();
+    for (path, value) in device.leaves() {
+        let unit = sources.unit(&path).unwrap_or_default();
+        let _ = writeln!(out, "{}", format!("{path} {value} {unit}").trim_end());
+    }
+    out
+}
+
+fn tree(device: &MetricTree, sources: &Sources) -> String {
+    fn branch(out: &mut String, tree: &MetricTree, names: &mut Vec<String>, sources: &Sources) {
+        for (name, node) in tree.children() {
+            let indent = "  ".repeat(names.len());
+            names.push(name.to_owned());
+            match node {
+                Node::Branch(below) => {
+                    let _ = writeln!(out, "{indent}{name}");
+                    branch(out, below, names, sources);
+                }
+                Node::Leaf(value) => {
+                    let path = devmon_core::MetricPath::from_segments(&*names).ok();
+                    let unit = path.as_ref().and_then(|p| sources.unit(p));
+                    let line = format!("{indent}{name}: {value} {}", unit.unwrap_or_default());
+                    let _ = writeln!(out, "{}", line.trim_end());
+                }
+            }
+            names.pop();
+        }
+    }
+    let mut out = String::new();
+    branch(&mut out, device, &mut Vec::new(), sources);
+    out
+}
+
+/// Lists the candidates of the plugin directory.
+#[must_use]
+pub fn plugins(settings: &Settings, json: bool) -> ExitCode {
+    let found = match scan(settings) {
+        Ok(found) => found,
+        Err(code) => return code,
+    };
+    let rows: Vec<Row> = found.iter().map(Row::of).collect();
+    if json {
+        let rows: Vec<_> = rows.iter().map(Row::json).collect();
+        return print(&format!("{:#}\n", serde_json::Value::Array(rows)));
+    }
+    if rows.is_empty() {
+        return print(&format!(
+            "no plugins in {}\n",
+            settings.plugin_dir.display()
+        ));
+    }
+    let width = |f: fn(&Row) -> &str, head: &str| {
+        let widest = rows.iter().map(|r| f(r).chars().count()).max();
+        widest.unwrap_or(0).max(head.len())
+    };
+    let (file, source) = (width(|r| &r.file, "FILE"), width(|r| &r.source, "SOURCE"));
+    let version = width(|r| &r.version, "VERSION");
+    let mut out = format!(
+        "{:file$}  {:source$}  {:version$}  VERDICT\n",
+        "FILE", "SOURCE", "VERSION"
+    );
+    for row in &rows {
+        let verdict = match &row.reason {
+            Some(reason) => format!("refused: {reason}"),
+            None => row.abi.clone(),
+        };
+        let _ = writeln!(
+            out,
+            "{:file$}  {:source$}  {:version$}  {verdict}",
+            row.file, row.source, row.version
+        );
+    }
+    print(&out)
+}
+
+struct Row {
+    file: String,
+    source: String,
+    version: String,
+    abi: String,
+    reason: Option<String>,
+}
+
+impl Row {
+    fn of(found: &Found) -> Self {
+        let file = found.file();
+        match &found.verdict {
+            Ok(plugin) => Self {
+                file,
+                source: plugin.name.clone(),
+                version: plugin.version.clone().unwrap_or_default(),
+                abi: plugin.abi.to_string(),
+                reason: None,
+            },
+            Err(refusal) => Self {
+                file,
+                source: String::new(),
+                version: String::new(),
+                abi: String::new(),
+                reason: Some(refusal.to_string()),
+            },
+        }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        serde_json::json!({
+            "file": self.file,
+            "source": some(&self.source),
+            "version": some(&self.version),
+            "abi": some(&self.abi),
+            "loaded": self.reason.is_none(),
+            "reason": self.reason,
+        })
+    }
+}
+
+/// Prints to standard output; a reader that left early is no failure.
+pub(crate) fn print(text: &str) -> ExitCode {
+    let mut out = std::io::stdout();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    ExitCode::SUCCESS
+}
+
+fn scan(settings: &Settings) -> Result<Vec<Found>, ExitCode> {
+    directory::scan(&settings.plugin_dir).map_err(|e| {
+        let dir = settings.plugin_dir.display();
+        eprintln!("devmon-agent: cannot list plugin directory {dir}: {e}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Configured sources that no plugin provides.
+#[must_use]
+pub fn unknown_sources(settings: &Settings, known: &[&str]) -> Vec<String> {
+    running::unknown(settings, known)
+}

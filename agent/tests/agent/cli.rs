@@ -1,0 +1,116 @@
+//! What is typed wrongly, and what is printed.
+
+use crate::support::{Plugins, Process, agent, run, text};
+
+/// `EX_CONFIG` of sysexits.h: a service manager need not try again.
+const EX_CONFIG: Option<i32> = Some(78);
+
+#[test]
+fn a_misspelt_key_ends_with_78_and_its_place() {
+    let plugins = Plugins::with(&[]);
+    let config = plugins.path("agent.toml");
+    std::fs::write(&config, "device = 'd'\nintervall = '1s'\n").unwrap();
+    for command in ["run", "check", "collect"] {
+        let out = run(&[command, "--config", config.to_str().unwrap()], &plugins);
+        assert_eq!(out.status.code(), EX_CONFIG);
+        let said = text(&out.stderr);
+        let place = format!("{}:2:1: ", config.display());
+        assert!(
+            said.contains(&place) && said.contains("did you mean \"interval\""),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn a_bad_flag_or_variable_ends_with_78() {
+    let plugins = Plugins::with(&[]);
+    for args in [
+        &["run", "--intervall", "1s"][..],
+        &["run", "--interval", "10 parsecs"],
+        &["run", "--device", "_x"],
+        &["run", "--mqtt", "http://x"],
+        &["--shards", "0"],
+        &["fly"],
+    ] {
+        let out = run(args, &plugins);
+        assert_eq!(out.status.code(), EX_CONFIG, "{args:?}");
+    }
+    let out = agent()
+        .arg("check")
+        .env("DEVMON_MQTT", "x")
+        .output()
+        .unwrap();
+    assert_eq!(out.status.code(), EX_CONFIG);
+    assert!(text(&out.stderr).contains("DEVMON_MQTT=\"x\""), "{out:?}");
+    assert_eq!(
+        agent().arg("--help").output().unwrap().status.code(),
+        Some(0)
+    );
+}
+
+#[test]
+fn the_printed_configuration_passes_its_own_check() {
+    let plugins = Plugins::with(&["two-a"]);
+    let printed = agent().arg("config").output().unwrap().stdout;
+    let config = plugins.path("agent.toml");
+    std::fs::write(&config, printed).unwrap();
+    let out = run(
+        &[
+            "check",
+            "--device",
+            "d",
+            "--config",
+            config.to_str().unwrap(),
+        ],
+        &plugins,
+    );
+    assert!(out.status.success(), "{out:?}");
+    let said = text(&out.stdout);
+    assert!(
+        said.starts_with("ok device=d mqtt=mqtt://127.0.0.1:1883 "),
+        "{said}"
+    );
+    assert!(said.ends_with("sources=two-a\n"), "{said}");
+}
+
+#[test]
+fn check_warns_of_a_source_that_no_plugin_provides() {
+    let plugins = Plugins::with(&["two-a"]);
+    let config = plugins.path("agent.toml");
+    std::fs::write(&config, "[sources.two-aa]\ninterval = '1s'\n").unwrap();
+    let out = run(
+        &[
+            "check",
+            "--device",
+            "d",
+            "--config",
+            config.to_str().unwrap(),
+        ],
+        &plugins,
+    );
+    let said = text(&out.stderr);
+    assert!(
+        said.contains("[sources.two-aa]") && said.contains("did you mean \"two-a\""),
+        "{said}"
+    );
+}
+
+#[test]
+fn without_plugins_and_broker_the_agent_runs_says_so_and_ends_in_order() {
+    let plugins = Plugins::with(&[]);
+    let mut command = agent();
+    command.args([
+        "--device",
+        "d",
+        "--mqtt",
+        "mqtt://127.0.0.1:1",
+        "--plugin-dir",
+    ]);
+    let mut running = Process::errors_of(command.arg(plugins.0.path()));
+    running.wait_for_line("no plugins");
+    let refused = running.wait_for_line("not connected");
+    assert!(refused.contains("is the broker running?"), "{refused}");
+    running.signal("TERM");
+    assert_eq!(running.ended().code(), Some(0));
+}

@@ -1,0 +1,14 @@
+//! The agent as its users have it: the binary, real plugin files, a real broker.
+//!
+//! One test binary, for linking costs more than the tests. `support` builds the plugins and runs the processes.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that can not go on fails there; helpers are part of the tests"
+)]
+
+mod cli;
+mod plugins;
+mod publish;
+mod support;
+mod tls;

@@ -1,0 +1,80 @@
+//! The plugin ABI as it may be at 1.2: one method and one field more than the agent knows. Frozen: never edited to follow devmon-core, for it stands for binaries that are out in the world.
+#![allow(non_local_definitions, non_camel_case_types)]
+
+use abi_stable::{
+    StableAbi,
+    library::RootModule,
+    sabi_trait,
+    sabi_types::VersionStrings,
+    std_types::{RBox, RResult, RStr, RString, RVec},
+};
+
+#[repr(C)]
+#[derive(StableAbi, Debug, Clone)]
+pub struct AbiNode {
+    pub name: RString,
+    pub kind: u8,
+    pub number: u64,
+    pub text: RString,
+    pub children: RVec<AbiNode>,
+}
+
+impl AbiNode {
+    pub fn float(name: &str, value: f64) -> Self {
+        Self {
+            name: name.into(),
+            kind: 1,
+            number: value.to_bits(),
+            text: RString::new(),
+            children: RVec::new(),
+        }
+    }
+}
+
+#[repr(C)]
+#[derive(StableAbi, Debug, Clone)]
+pub struct AbiCollected {
+    pub outcome: u8,
+    pub reason: RString,
+    pub tree: RVec<AbiNode>,
+}
+
+#[sabi_trait]
+pub trait AbiSource: Send {
+    fn describe(&self) -> RString;
+
+    #[sabi(last_prefix_field)]
+    fn collect(&mut self) -> AbiCollected;
+
+    fn facts(&self) -> RString {
+        RString::from("{}")
+    }
+
+    fn reset(&mut self) -> bool {
+        false
+    }
+}
+
+pub type BoxedSource = AbiSource_TO<'static, RBox<()>>;
+
+#[repr(C)]
+#[derive(StableAbi)]
+#[sabi(kind(Prefix(prefix_ref = PluginModule_Ref)))]
+#[sabi(missing_field(panic))]
+pub struct PluginModule {
+    pub name: extern "C" fn() -> RString,
+    pub version: extern "C" fn() -> RString,
+    #[sabi(last_prefix_field)]
+    pub new: extern "C" fn(RStr<'_>) -> RResult<BoxedSource, RString>,
+    #[sabi(missing_field(option))]
+    pub default_interval_ms: extern "C" fn() -> u64,
+    #[sabi(missing_field(option))]
+    pub labels: extern "C" fn() -> RString,
+}
+
+impl RootModule for PluginModule_Ref {
+    abi_stable::declare_root_module_statics! {PluginModule_Ref}
+    const BASE_NAME: &'static str = "devmon_plugin";
+    const NAME: &'static str = "devmon_plugin";
+    const VERSION_STRINGS: VersionStrings = VersionStrings::new("1.2.0");
+}

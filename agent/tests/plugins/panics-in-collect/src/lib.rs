@@ -1,0 +1,19 @@
+//! Panics in every second round of its life; each life starts with a good round.
+
+use devmon_core::{CollectError, MetricSource, MetricTree, export_plugin};
+
+struct Source(bool);
+
+impl MetricSource for Source {
+    fn collect(&mut self) -> Result<MetricTree, CollectError> {
+        if self.0 {
+            panic!("boom in round two");
+        }
+        self.0 = true;
+        let mut tree = MetricTree::new();
+        tree.set("fine", true);
+        Ok(tree)
+    }
+}
+
+export_plugin! { name: "panics", metrics: "", new: |_config: &str| Ok::<_, String>(Source(false)) }

@@ -1,0 +1,226 @@
+//! One function an endpoint: what was asked → `query` → what is answered. All of them block.
+
+use devmon_core::wire::TimestampMs;
+use serde::Serialize;
+use warp::http::StatusCode;
+use warp::http::header::{CONTENT_DISPOSITION, HeaderMap};
+use warp::http::{HeaderValue, Method};
+
+use super::Api;
+use super::page::{self, Cursor};
+use super::params::{Params, Segment, bad_cursor};
+use super::problem::{Kind, Problem};
+use super::reply::{self, Response};
+use crate::query::devices::{DeviceFilter, Status};
+use crate::query::{dead_letters, devices, metrics, range};
+
+/// A call as it came.
+#[derive(Debug, Clone)]
+pub(super) struct Call {
+    pub(super) method: Method,
+    /// Still percent-encoded.
+    pub(super) path: String,
+    pub(super) query: String,
+    pub(super) headers: HeaderMap,
+}
+
+impl Call {
+    fn params(&self, known: &[&str]) -> Result<Params, Problem> {
+        Params::parse(&self.query, known)
+    }
+
+    /// A page as an answer.
+    fn page<T: Serialize>(&self, params: &Params, items: Vec<T>, next: Option<Cursor>) -> Response {
+        let next_cursor = next.map(|cursor| cursor.text());
+        let link = next_cursor
+            .as_ref()
+            .map(|cursor| page::link(&self.path, params, cursor));
+        reply::with_link(reply::json(&reply::List { items, next_cursor }), link)
+    }
+}
+
+pub(super) type Handler = fn(&Api, &Call, &Segment) -> Result<Response, Problem>;
+
+pub(super) fn devices(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
+    let params = call.params(&["limit", "cursor", "q", "status"])?;
+    let filter = DeviceFilter {
+        q: params.get("q").map(str::to_owned),
+        status: params.status()?,
+    };
+    let after = match params.cursor()? {
+        None => None,
+        Some(Cursor::Device(id)) => Some(id),
+        Some(_) => return Err(bad_cursor()),
+    };
+    let page = devices::list(
+        &*api.store,
+        &filter,
+        after.as_deref(),
+        params.list_limit()?,
+        TimestampMs::now(),
+    );
+    let last = page.items.last().filter(|_| page.more);
+    let next = last.map(|view| Cursor::Device(view.record.id.to_string()));
+    let items: Vec<_> = page.items.iter().map(reply::Device::from).collect();
+    Ok(call.page(&params, items, next))
+}
+
+pub(super) fn device(api: &Api, call: &Call, device: &Segment) -> Result<Response, Problem> {
+    call.params(&[])?;
+    let detail = devices::one(&*api.store, device.device()?.as_str(), TimestampMs::now())?;
+    Ok(reply::json(&reply::DeviceInFull::from(&detail)))
+}
+
+pub(super) fn metrics(api: &Api, call: &Call, device: &Segment) -> Result<Response, Problem> {
+    let params = call.params(&["prefix", "limit", "cursor"])?;
+    let device = device.device()?;
+    let after = match params.cursor()? {
+        None => None,
+        Some(Cursor::Metric(path)) => Some(path),
+        Some(_) => return Err(bad_cursor()),
+    };
+    let (page, described) = metrics::list(
+        &*api.store,
+        &api.descriptors,
+        device.as_str(),
+        &params.prefix()?,
+        after.as_deref(),
+        params.list_limit()?,
+    )?;
+    let last = page.items.last().filter(|_| page.more);
+    let next = last.map(|record| Cursor::Metric(record.path.to_string()));
+    let items: Vec<_> = page
+        .items
+        .iter()
+        .map(|r| reply::Metric::new(r, &described))
+        .collect();
+    Ok(call.page(&params, items, next))
+}
+
+pub(super) fn latest(api: &Api, call: &Call, device: &Segment) -> Result<Response, Problem> {
+    let params = call.params(&["prefix", "format"])?;
+    let device = device.device()?;
+    let as_tree = params.one_of(
+        "format",
+        &[false, true],
+        |tree| if tree { "tree" } else { "flat" },
+    )?;
+    let (series, described) = metrics::latest(
+        &*api.store,
+        &api.descriptors,
+        device.as_str(),
+        &params.prefix()?,
+    )?;
+    if as_tree == Some(true) {
+        let tree = metrics::tree(&series);
+        return Ok(reply::json(&reply::LatestTree::new(device.as_str(), &tree)));
+    }
+    let items = series
+        .iter()
+        .map(|r| reply::Latest::new(r, &described))
+        .collect();
+    Ok(reply::json(&reply::LatestFlat {
+        device: device.as_str(),
+        items,
+    }))
+}
+
+pub(super) fn series(api: &Api, call: &Call, device: &Segment) -> Result<Response, Problem> {
+    let params = call.params(&[
+        "path", "from", "to", "step", "points", "agg", "limit", "cursor",
+    ])?;
+    let query = params.series(&device.device()?, TimestampMs::now())?;
+    let answer = range::series(&*api.store, &query)?;
+    let about = api
+        .store
+        .device(&query.device)
+        .and_then(|record| record.about);
+    let described = api.descriptors.of(about.as_ref());
+    let cursor = answer.next.map(|next| {
+        let (from, to) = (query.from, query.to);
+        Cursor::Series {
+            next,
+            from,
+            to,
+            step_ms: answer.step_ms,
+        }
+        .text()
+    });
+    let link = cursor
+        .as_ref()
+        .map(|cursor| page::link(&call.path, &params, cursor));
+    let body = reply::Series::new(&query, &answer, &described, cursor.as_deref());
+    Ok(reply::with_link(reply::json(&body), link))
+}
+
+pub(super) fn status(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
+    call.params(&[])?;
+    let store = api.store.status();
+    let intake = (api.intake)();
+    let counts = devices::count(&*api.store, TimestampMs::now());
+    Ok(reply::json(&reply::Status {
+        version: env!("CARGO_PKG_VERSION"),
+        started: api.started,
+        devices: Status::ALL
+            .map(Status::as_str)
+            .into_iter()
+            .zip(counts)
+            .collect(),
+        series: store.series,
+        intake: reply::Intake::new(api.mode, &intake, &store),
+        store: (&store).into(),
+    }))
+}
+
+pub(super) fn dead_letters(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
+    let params = call.params(&["limit", "cursor"])?;
+    let before = match params.cursor()? {
+        None => None,
+        Some(Cursor::DeadLetter(id)) => Some(id),
+        Some(_) => return Err(bad_cursor()),
+    };
+    let page = dead_letters::list(&*api.store, before, params.list_limit()?)?;
+    let next = page
+        .items
+        .last()
+        .filter(|_| page.more)
+        .map(|letter| Cursor::DeadLetter(letter.id));
+    let items: Vec<_> = page.items.iter().map(reply::DeadLetterItem::from).collect();
+    Ok(call.page(&params, items, next))
+}
+
+pub(super) fn dead_letter(api: &Api, call: &Call, id: &Segment) -> Result<Response, Problem> {
+    call.params(&[])?;
+    let letter = dead_letters::one(&*api.store, id.id()?)?;
+    let mut response = reply::bytes(StatusCode::OK, "application/octet-stream", letter.payload);
+    // Whatever a stranger sent is for saving, never for a browser to show.
+    let attachment = HeaderValue::from_static("attachment");
+    response
+        .headers_mut()
+        .insert(CONTENT_DISPOSITION, attachment);
+    Ok(response)
+}
+
+pub(super) fn livez(_: &Api, _: &Call, _: &Segment) -> Result<Response, Problem> {
+    Ok(reply::json(&Probe { status: "ok" }))
+}
+
+pub(super) fn readyz(api: &Api, _: &Call, _: &Segment) -> Result<Response, Problem> {
+    let problem = api
+        .store
+        .status()
+        .problem
+        .or_else(|| (api.intake)().problem);
+    match problem {
+        None => Ok(reply::json(&Probe { status: "ok" })),
+        Some(reason) => Err(Problem::new(
+            Kind::NotReady,
+            format!("the collector takes no messages: {reason}"),
+        )),
+    }
+}
+
+#[derive(Serialize)]
+struct Probe {
+    status: &'static str,
+}

@@ -1,0 +1,166 @@
+//! Pages: opaque cursors, and the `Link` header to the next page.
+//!
+//! A cursor holds all that the next page needs and nothing else, so it outlives the collector. It names its list: a cursor of another one is refused.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use devmon_core::wire::TimestampMs;
+
+use super::params::Params;
+
+/// Where a page starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cursor {
+    /// Devices after this id.
+    Device(String),
+    /// Metrics after this path.
+    Metric(String),
+    /// Dead letters below this id.
+    DeadLetter(u64),
+    /// Rows of a series from `next` on. Holds what a relative time or a wanted number of points meant on the first page.
+    Series {
+        next: TimestampMs,
+        from: TimestampMs,
+        to: TimestampMs,
+        step_ms: Option<i64>,
+    },
+}
+
+impl Cursor {
+    /// The opaque text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let plain = match self {
+            Self::Device(id) => format!("d{id}"),
+            Self::Metric(path) => format!("m{path}"),
+            Self::DeadLetter(id) => format!("l{id}"),
+            Self::Series {
+                next,
+                from,
+                to,
+                step_ms,
+            } => format!("s{next},{from},{to},{}", step_ms.unwrap_or(0)),
+        };
+        URL_SAFE_NO_PAD.encode(plain)
+    }
+
+    /// Reads the opaque text; `None` if it is no cursor.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let plain = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+        let (kind, rest) = plain.split_at_checked(1)?;
+        match kind {
+            "d" => Some(Self::Device(rest.to_owned())),
+            "m" => Some(Self::Metric(rest.to_owned())),
+            "l" => rest.parse().ok().map(Self::DeadLetter),
+            "s" => {
+                let numbers: Vec<i64> = rest
+                    .split(',')
+                    .map(|n| n.parse().ok())
+                    .collect::<Option<_>>()?;
+                let [next, from, to, step_ms] = numbers[..] else {
+                    return None;
+                };
+                let sound = from <= next && next < to && step_ms >= 0;
+                sound.then_some(Self::Series {
+                    next: TimestampMs(next),
+                    from: TimestampMs(from),
+                    to: TimestampMs(to),
+                    step_ms: (step_ms > 0).then_some(step_ms),
+                })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The `Link` header's value: the same call with the cursor of the next page (RFC 8288).
+#[must_use]
+pub fn link(path: &str, params: &Params, cursor: &str) -> String {
+    let mut url = format!("{path}?");
+    for (name, value) in params.pairs().filter(|(name, _)| *name != "cursor") {
+        url.push_str(&format!("{}={}&", escape(name), escape(value)));
+    }
+    format!("<{url}cursor={}>; rel=\"next\"", escape(cursor))
+}
+
+/// Percent-encodes all but the unreserved characters of RFC 3986 and `/` `:`, which a query may hold.
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~/:".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cursors_survive_their_text() {
+        for cursor in [
+            Cursor::Device("a:b.c".into()),
+            Cursor::Metric("/größe/~1home".into()),
+            Cursor::DeadLetter(u64::MAX),
+            Cursor::Series {
+                next: TimestampMs(5),
+                from: TimestampMs(-5),
+                to: TimestampMs(9),
+                step_ms: None,
+            },
+            Cursor::Series {
+                next: TimestampMs(5),
+                from: TimestampMs(5),
+                to: TimestampMs(9),
+                step_ms: Some(1),
+            },
+        ] {
+            let text = cursor.text();
+            assert!(
+                text.bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)),
+                "{text}"
+            );
+            assert_eq!(Cursor::parse(&text), Some(cursor));
+        }
+    }
+
+    #[test]
+    fn what_is_no_cursor_is_none() {
+        for plain in [
+            "",
+            "x1",
+            "l-1",
+            "lx",
+            "s1,2,3",
+            "s1,2,3,4",
+            "s5,5,5,0",
+            "s5,5,9,-1",
+            "s1,1,2,3,4",
+        ] {
+            assert_eq!(
+                Cursor::parse(&URL_SAFE_NO_PAD.encode(plain)),
+                None,
+                "{plain}"
+            );
+        }
+        for text in ["é", "a", "====", "ZA=="] {
+            assert_eq!(Cursor::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_link_repeats_the_call_with_another_cursor() {
+        let params =
+            Params::parse("q=a%26b&cursor=old&limit=2", &["q", "cursor", "limit"]).unwrap();
+        assert_eq!(
+            link("/api/v1/devices", &params, "new"),
+            "</api/v1/devices?q=a%26b&limit=2&cursor=new>; rel=\"next\""
+        );
+    }
+}

@@ -1,0 +1,354 @@
+//! What a caller asks: query strings and path segments, checked once and typed ever after. Every mistake names its parameter.
+
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+use devmon_core::MetricPath;
+use devmon_core::config::{DurationText, nearest};
+use devmon_core::wire::{DeviceId, TimestampMs};
+
+use super::page::Cursor;
+use super::problem::Problem;
+use super::time;
+use crate::query::aggregate::Aggregate;
+use crate::query::devices::Status;
+use crate::query::range::{Resolution, SeriesQuery};
+
+/// Page length of lists: default and maximum.
+const LIST_LIMIT: (usize, usize) = (100, 1_000);
+/// Rows of a page of series: default and maximum.
+const ROWS_LIMIT: (usize, usize) = (10_000, 100_000);
+/// Most paths of one series call: more lines than a chart can tell apart.
+const MAX_PATHS: usize = 50;
+/// Longest step: ten years.
+const MAX_STEP_MS: u64 = 3_650 * 86_400_000;
+const POINTS: RangeInclusive<u64> = 2..=10_000;
+/// Range without `from`.
+const DEFAULT_RANGE_MS: i64 = 3_600_000;
+
+/// The parameters of a query string, decoded, each known to the endpoint.
+#[derive(Debug, Clone, Default)]
+pub struct Params(Vec<(String, String)>);
+
+impl Params {
+    /// Decodes a query string (`application/x-www-form-urlencoded`). Only `path` may be repeated.
+    ///
+    /// # Errors
+    /// An unknown, repeated or malformed parameter.
+    pub fn parse(raw: &str, known: &[&str]) -> Result<Self, Problem> {
+        let mut pairs: Vec<(String, String)> = Vec::new();
+        for part in raw.split('&').filter(|part| !part.is_empty()) {
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            let name = form_decode(name)
+                .ok_or_else(|| Problem::parameter(name, "the name is not percent-encoded UTF-8"))?;
+            if !known.contains(&name.as_str()) {
+                return Err(unknown(&name, known));
+            }
+            let value = form_decode(value).ok_or_else(|| {
+                Problem::parameter(&name, "the value is not percent-encoded UTF-8")
+            })?;
+            if name != "path" && pairs.iter().any(|(n, _)| *n == name) {
+                return Err(Problem::parameter(name, "stands twice"));
+            }
+            pairs.push((name, value));
+        }
+        Ok(Self(pairs))
+    }
+
+    /// Names and values in their order.
+    pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// The value of a parameter that stands at most once.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.pairs()
+            .find(|(n, _)| *n == name)
+            .map(|(_, value)| value)
+    }
+
+    /// The page length of a list.
+    ///
+    /// # Errors
+    /// Not a whole number, or out of range.
+    pub fn list_limit(&self) -> Result<usize, Problem> {
+        self.limit(LIST_LIMIT)
+    }
+
+    fn limit(&self, (default, maximum): (usize, usize)) -> Result<usize, Problem> {
+        let limit = self
+            .get("limit")
+            .map(|text| whole("limit", text, &(1..=maximum as u64)));
+        Ok(limit
+            .transpose()?
+            .map_or(default, |n| usize::try_from(n).unwrap_or(maximum)))
+    }
+
+    /// Where the page starts.
+    ///
+    /// # Errors
+    /// Not a cursor.
+    pub fn cursor(&self) -> Result<Option<Cursor>, Problem> {
+        let parse = |text| Cursor::parse(text).ok_or_else(bad_cursor);
+        self.get("cursor").map(parse).transpose()
+    }
+
+    /// A path or nothing, to list what is at or below it.
+    ///
+    /// # Errors
+    /// Not a path.
+    pub fn prefix(&self) -> Result<String, Problem> {
+        match self.get("prefix") {
+            None | Some("") => Ok(String::new()),
+            Some(text) => metric_path("prefix", text).map(|path| path.to_string()),
+        }
+    }
+
+    /// One of a closed list of words.
+    ///
+    /// # Errors
+    /// Another word.
+    pub fn one_of<T: Copy>(
+        &self,
+        name: &str,
+        all: &[T],
+        word: fn(T) -> &'static str,
+    ) -> Result<Option<T>, Problem> {
+        let Some(text) = self.get(name) else {
+            return Ok(None);
+        };
+        let found = all.iter().copied().find(|t| word(*t) == text);
+        found.map(Some).ok_or_else(|| {
+            let words: Vec<_> = all.iter().map(|t| word(*t)).collect();
+            Problem::parameter(name, format!("{text:?} is none of {}", words.join(", ")))
+        })
+    }
+
+    /// The status asked for.
+    ///
+    /// # Errors
+    /// Another word.
+    pub fn status(&self) -> Result<Option<Status>, Problem> {
+        self.one_of("status", &Status::ALL, Status::as_str)
+    }
+
+    /// All that a series call asks.
+    ///
+    /// # Errors
+    /// For the first parameter that is malformed, missing, or does not go with another.
+    pub fn series(&self, device: &DeviceId, now: TimestampMs) -> Result<SeriesQuery, Problem> {
+        let mut paths = Vec::new();
+        for (_, text) in self.pairs().filter(|(name, _)| *name == "path") {
+            let path = metric_path("path", text)?;
+            if paths.contains(&path) {
+                return Err(Problem::parameter("path", format!("{path} stands twice")));
+            }
+            paths.push(path);
+        }
+        match paths.len() {
+            0 => {
+                return Err(Problem::parameter(
+                    "path",
+                    "is missing; name 1 to 50 metrics, each as path=…",
+                ));
+            }
+            1..=MAX_PATHS => {}
+            n => {
+                return Err(Problem::parameter(
+                    "path",
+                    format!("{n} paths; the most is {MAX_PATHS}"),
+                ));
+            }
+        }
+        let at = |name: &str| {
+            let parse = |text| time::parse(text, now).map_err(|e| Problem::parameter(name, e));
+            self.get(name).map(parse).transpose()
+        };
+        let to = at("to")?.unwrap_or(now);
+        let from = at("from")?.unwrap_or(TimestampMs(to.0.saturating_sub(DEFAULT_RANGE_MS)));
+        if from > to {
+            return Err(Problem::parameter(
+                "from",
+                format!("{from} lies after to, which is {to}"),
+            ));
+        }
+        let mut query = SeriesQuery {
+            device: device.to_string(),
+            paths,
+            from,
+            to,
+            resolution: self.resolution()?,
+            limit: self.limit(ROWS_LIMIT)?,
+            start: None,
+        };
+        match self.cursor()? {
+            None => {}
+            Some(Cursor::Series {
+                next,
+                from,
+                to,
+                step_ms,
+            }) => {
+                query.resolution = match (query.resolution, step_ms) {
+                    (Resolution::Raw, None) => Resolution::Raw,
+                    (
+                        Resolution::Step(_, aggregate) | Resolution::Points(_, aggregate),
+                        Some(ms),
+                    ) => Resolution::Step(ms, aggregate),
+                    _ => {
+                        return Err(Problem::parameter(
+                            "cursor",
+                            "belongs to a call with other parameters",
+                        ));
+                    }
+                };
+                (query.from, query.to, query.start) = (from, to, Some(next));
+            }
+            Some(_) => return Err(bad_cursor()),
+        }
+        Ok(query)
+    }
+
+    fn resolution(&self) -> Result<Resolution, Problem> {
+        let aggregate = self.one_of("agg", &Aggregate::ALL, Aggregate::as_str)?;
+        let or_average = aggregate.unwrap_or(Aggregate::Avg);
+        match (self.get("step"), self.get("points")) {
+            (Some(_), Some(_)) => Err(Problem::parameter(
+                "points",
+                "does not go with step; give one of them",
+            )),
+            (Some(text), None) => Ok(Resolution::Step(step(text)?, or_average)),
+            (None, Some(text)) => Ok(Resolution::Points(
+                whole("points", text, &POINTS)?,
+                or_average,
+            )),
+            (None, None) if aggregate.is_some() => Err(Problem::parameter(
+                "agg",
+                "needs step or points: raw samples are not aggregated",
+            )),
+            (None, None) => Ok(Resolution::Raw),
+        }
+    }
+}
+
+/// A cursor that is none, or of another list.
+#[must_use]
+pub fn bad_cursor() -> Problem {
+    Problem::parameter(
+        "cursor",
+        "is not a cursor of this list; take next_cursor of the page before, or leave it out",
+    )
+}
+
+fn unknown(name: &str, known: &[&str]) -> Problem {
+    let list = if known.is_empty() {
+        "none".to_owned()
+    } else {
+        known.join(", ")
+    };
+    let hint =
+        nearest(name, known).map_or(String::new(), |near| format!("; did you mean {near:?}?"));
+    Problem::parameter(
+        name,
+        format!("unknown parameter{hint} (known here: {list})"),
+    )
+}
+
+fn whole(name: &str, text: &str, range: &RangeInclusive<u64>) -> Result<u64, Problem> {
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let wrong = |detail: String| Err(Problem::parameter(name, detail));
+    match text.parse::<u64>() {
+        Ok(n) if n < *range.start() => {
+            wrong(format!("{n} is less than the minimum of {}", range.start()))
+        }
+        Ok(n) if n <= *range.end() => Ok(n),
+        _ if digits => wrong(format!(
+            "{text} is more than the maximum of {}",
+            range.end()
+        )),
+        _ => wrong(format!("{text:?} is not a whole number")),
+    }
+}
+
+fn step(text: &str) -> Result<i64, Problem> {
+    let wrong = |detail: &str| Problem::parameter("step", format!("{text:?} {detail}"));
+    let ms = match text.parse::<u64>() {
+        Ok(ms) => ms,
+        Err(_) => match text.parse::<DurationText>() {
+            Ok(duration) => u64::try_from(duration.0.as_millis()).unwrap_or(u64::MAX),
+            Err(_) => {
+                return Err(wrong(
+                    "is no step; write 10s, 1m, 6h, or plain milliseconds",
+                ));
+            }
+        },
+    };
+    if !(1..=MAX_STEP_MS).contains(&ms) {
+        return Err(wrong("is out of range; 1 ms to 3650d"));
+    }
+    i64::try_from(ms).map_err(|_| wrong("is out of range"))
+}
+
+fn metric_path(name: &str, text: &str) -> Result<MetricPath, Problem> {
+    MetricPath::from_str(text).map_err(|e| Problem::parameter(name, e))
+}
+
+/// A segment of the URL's path as it came, still percent-encoded.
+#[derive(Debug, Clone, Default)]
+pub struct Segment(String);
+
+impl FromStr for Segment {
+    type Err = std::convert::Infallible;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl Segment {
+    /// The segment as a device id.
+    ///
+    /// # Errors
+    /// Not a device id.
+    pub fn device(&self) -> Result<DeviceId, Problem> {
+        let text = percent_decode(&self.0)
+            .ok_or_else(|| Problem::parameter("device", "is not percent-encoded UTF-8"))?;
+        text.parse().map_err(|e| Problem::parameter("device", e))
+    }
+
+    /// The segment as the name of a file.
+    #[must_use]
+    pub fn file_name(&self) -> Option<String> {
+        percent_decode(&self.0)
+    }
+
+    /// The segment as the id of a dead letter.
+    ///
+    /// # Errors
+    /// Not a whole number.
+    pub fn id(&self) -> Result<u64, Problem> {
+        whole("id", &self.0, &(0..=u64::MAX))
+    }
+}
+
+fn form_decode(text: &str) -> Option<String> {
+    percent_decode(&text.replace('+', " "))
+}
+
+/// Decodes `%xx`; `None` for a stray `%` or bytes that are no UTF-8.
+fn percent_decode(text: &str) -> Option<String> {
+    let mut bytes = text.bytes();
+    let mut out = Vec::with_capacity(text.len());
+    while let Some(byte) = bytes.next() {
+        if byte == b'%' {
+            let mut digit = || char::from(bytes.next()?).to_digit(16);
+            let value = digit()? * 16 + digit()?;
+            out.push(u8::try_from(value).ok()?);
+        } else {
+            out.push(byte);
+        }
+    }
+    String::from_utf8(out).ok()
+}

@@ -1,0 +1,439 @@
+//! Answers in their documented form. Names and nullability here are the contract of `docs/rest-api.md`.
+//!
+//! Integers are written exactly, whatever their size; floats in the shortest form that reads back to the same bits.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use devmon_core::Value;
+use devmon_core::tree::MetricTree;
+use devmon_core::wire::TimestampMs;
+use devmon_core::wire::about::{AgentFacts, HostFacts, SourceState};
+use devmon_core::wire::json::{TreeJson, ValueJson};
+use serde::{Serialize, Serializer};
+use warp::http::header::{CACHE_CONTROL, CONTENT_TYPE, LINK, X_CONTENT_TYPE_OPTIONS};
+use warp::http::{HeaderValue, StatusCode};
+use warp::hyper::body::Bytes;
+
+use crate::intake::IntakeStatus;
+use crate::query::descriptors::Described;
+use crate::query::devices::{DeviceDetail, DeviceView};
+use crate::query::range::{SeriesAnswer, SeriesQuery};
+use crate::store::engine::{DeadLetter, SeriesRecord, StoreStatus};
+
+/// Bytes of a dead letter's payload that a list shows.
+pub const DEAD_LETTER_SHOWN_BYTES: usize = 4_096;
+
+/// An answer whose body is whole.
+pub type Response = warp::http::Response<Bytes>;
+
+/// An answer of the given type that must not be cached.
+pub(super) fn respond(
+    status: StatusCode,
+    content_type: &'static str,
+    document: &impl Serialize,
+) -> Response {
+    match serde_json::to_vec(document) {
+        Ok(body) => bytes(status, content_type, body),
+        Err(error) => {
+            // Only a map with keys that are no strings can not be written; there is none.
+            tracing::error!(%error, "an answer could not be written");
+            bytes(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "application/problem+json",
+                Vec::new(),
+            )
+        }
+    }
+}
+
+/// An answer of bytes that must not be cached.
+pub(super) fn bytes(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Response {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// A good answer.
+pub(super) fn json(document: &impl Serialize) -> Response {
+    respond(StatusCode::OK, "application/json", document)
+}
+
+/// Adds the link to the next page.
+pub(super) fn with_link(mut response: Response, link: Option<String>) -> Response {
+    if let Some(value) = link.and_then(|l| HeaderValue::try_from(l).ok()) {
+        response.headers_mut().insert(LINK, value);
+    }
+    response
+}
+
+/// A page of a list.
+#[derive(Debug, Serialize)]
+pub struct List<T> {
+    pub items: Vec<T>,
+    pub next_cursor: Option<String>,
+}
+
+/// A device in the list.
+#[derive(Debug, Serialize)]
+pub struct Device<'a> {
+    id: &'a str,
+    status: &'static str,
+    first_seen: TimestampMs,
+    last_seen: TimestampMs,
+    sources: usize,
+    metrics: u64,
+    problems: usize,
+}
+
+impl<'a> From<&'a DeviceView> for Device<'a> {
+    fn from(view: &'a DeviceView) -> Self {
+        Self {
+            id: view.record.id.as_str(),
+            status: view.status.as_str(),
+            first_seen: view.record.first_seen,
+            last_seen: view.record.last_seen,
+            sources: view.sources,
+            metrics: view.record.series,
+            problems: view.problems,
+        }
+    }
+}
+
+/// A device in full.
+#[derive(Debug, Serialize)]
+pub struct DeviceInFull<'a> {
+    id: &'a str,
+    status: &'static str,
+    first_seen: TimestampMs,
+    last_seen: TimestampMs,
+    sources_count: usize,
+    metrics: u64,
+    problems: usize,
+    agent: Option<&'a AgentFacts>,
+    host: Option<&'a HostFacts>,
+    sources: Vec<Source<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Source<'a> {
+    name: &'a str,
+    state: SourceState,
+    reason: Option<&'a str>,
+    interval_ms: u64,
+    version: Option<&'a str>,
+    last_ts: Option<TimestampMs>,
+}
+
+impl<'a> From<&'a DeviceDetail> for DeviceInFull<'a> {
+    fn from(detail: &'a DeviceDetail) -> Self {
+        let Device {
+            id,
+            status,
+            first_seen,
+            last_seen,
+            sources,
+            metrics,
+            problems,
+        } = (&detail.view).into();
+        let about = detail.view.record.about.as_deref();
+        let listed = about
+            .into_iter()
+            .flat_map(|a| &a.sources)
+            .zip(&detail.last_ts);
+        Self {
+            id,
+            status,
+            first_seen,
+            last_seen,
+            sources_count: sources,
+            metrics,
+            problems,
+            agent: about.map(|a| &a.agent),
+            host: about.map(|a| &a.host),
+            sources: listed
+                .map(|(source, last_ts)| Source {
+                    name: &source.name,
+                    state: source.state,
+                    reason: source.reason.as_deref(),
+                    interval_ms: source.interval_ms,
+                    version: source.version.as_deref(),
+                    last_ts: *last_ts,
+                })
+                .collect(),
+        }
+    }
+}
+
+/// A metric in the list.
+#[derive(Debug, Serialize)]
+pub struct Metric<'a> {
+    path: &'a str,
+    unit: Option<&'a str>,
+    kind: Option<&'static str>,
+    help: Option<&'a str>,
+    labels: BTreeMap<&'a str, String>,
+    #[serde(rename = "type")]
+    type_: &'static str,
+    first_ts: TimestampMs,
+    last_ts: TimestampMs,
+}
+
+impl<'a> Metric<'a> {
+    pub(super) fn new(record: &'a SeriesRecord, described: &'a Described) -> Self {
+        let descriptor = described.find(&record.path);
+        let labels = descriptor.and_then(|d| d.template.labels(&record.path));
+        Self {
+            path: record.path.as_str(),
+            unit: descriptor.map(|d| d.unit.as_str()),
+            kind: descriptor.map(|d| d.kind.as_str()),
+            help: descriptor.map(|d| d.help.as_str()),
+            labels: labels.into_iter().flatten().collect(),
+            type_: record.last_value.type_name(),
+            first_ts: record.first_ts,
+            last_ts: record.last_ts,
+        }
+    }
+}
+
+/// The newest values, one an entry.
+#[derive(Serialize)]
+pub struct LatestFlat<'a> {
+    pub device: &'a str,
+    pub items: Vec<Latest<'a>>,
+}
+
+/// A newest value.
+#[derive(Serialize)]
+pub struct Latest<'a> {
+    path: &'a str,
+    value: ValueJson<'a>,
+    ts: TimestampMs,
+    unit: Option<&'a str>,
+    kind: Option<&'static str>,
+}
+
+impl<'a> Latest<'a> {
+    pub(super) fn new(record: &'a SeriesRecord, described: &'a Described) -> Self {
+        let descriptor = described.find(&record.path);
+        Self {
+            path: record.path.as_str(),
+            value: ValueJson(&record.last_value),
+            ts: record.last_ts,
+            unit: descriptor.map(|d| d.unit.as_str()),
+            kind: descriptor.map(|d| d.kind.as_str()),
+        }
+    }
+}
+
+/// The newest values as a tree.
+#[derive(Serialize)]
+pub struct LatestTree<'a> {
+    device: &'a str,
+    metrics: TreeJson<'a>,
+}
+
+impl<'a> LatestTree<'a> {
+    pub(super) fn new(device: &'a str, tree: &'a MetricTree) -> Self {
+        Self {
+            device,
+            metrics: TreeJson(tree),
+        }
+    }
+}
+
+/// Columns over time.
+#[derive(Serialize)]
+pub struct Series<'a> {
+    device: &'a str,
+    from: TimestampMs,
+    to: TimestampMs,
+    step_ms: Option<i64>,
+    /// Where the samples came from; there is one tier so far.
+    tier: &'static str,
+    t: &'a [TimestampMs],
+    series: Vec<Column<'a>>,
+    next_cursor: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Column<'a> {
+    path: &'a str,
+    unit: Option<&'a str>,
+    kind: Option<&'static str>,
+    agg: Option<&'static str>,
+    #[serde(serialize_with = "values")]
+    v: &'a [Option<Value>],
+}
+
+impl<'a> Series<'a> {
+    pub(super) fn new(
+        query: &'a SeriesQuery,
+        answer: &'a SeriesAnswer,
+        described: &'a Described,
+        next_cursor: Option<&'a str>,
+    ) -> Self {
+        let columns = query.paths.iter().zip(&answer.columns).map(|(path, v)| {
+            let descriptor = described.find(path);
+            Column {
+                path: path.as_str(),
+                unit: descriptor.map(|d| d.unit.as_str()),
+                kind: descriptor.map(|d| d.kind.as_str()),
+                agg: answer.aggregate.map(|a| a.as_str()),
+                v,
+            }
+        });
+        Self {
+            device: &query.device,
+            from: query.from,
+            to: query.to,
+            step_ms: answer.step_ms,
+            tier: "raw",
+            t: &answer.t,
+            series: columns.collect(),
+            next_cursor,
+        }
+    }
+}
+
+fn values<S: Serializer>(values: &[Option<Value>], s: S) -> Result<S::Ok, S::Error> {
+    s.collect_seq(values.iter().map(|v| v.as_ref().map(ValueJson)))
+}
+
+/// The collector's own figures.
+#[derive(Serialize)]
+pub struct Status<'a> {
+    pub(super) version: &'static str,
+    pub(super) started: TimestampMs,
+    pub(super) devices: BTreeMap<&'static str, u64>,
+    pub(super) series: u64,
+    pub(super) intake: Intake<'a>,
+    pub(super) store: StoreFigures<'a>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Intake<'a> {
+    mode: &'static str,
+    connections: u64,
+    messages: u64,
+    samples: u64,
+    duplicates: u64,
+    dead_letters: u64,
+    rejected: &'a BTreeMap<&'static str, u64>,
+    last_commit_ms: f64,
+    broker: Option<Broker<'a>>,
+}
+
+#[derive(Serialize)]
+struct Broker<'a> {
+    address: &'a str,
+    connected: bool,
+    last_error: Option<&'a str>,
+}
+
+impl<'a> Intake<'a> {
+    pub(super) fn new(mode: &'static str, status: &'a IntakeStatus, store: &StoreStatus) -> Self {
+        Self {
+            mode,
+            connections: status.connections,
+            messages: status.messages,
+            samples: status.samples,
+            duplicates: status.duplicates,
+            dead_letters: status.refused.values().sum(),
+            rejected: &status.refused,
+            last_commit_ms: store.last_commit_us as f64 / 1000.0,
+            broker: status.broker.as_ref().map(|broker| Broker {
+                address: &broker.address,
+                connected: broker.connected,
+                last_error: broker.last_error.as_deref(),
+            }),
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct StoreFigures<'a> {
+    state: &'static str,
+    reason: Option<&'a str>,
+    journal_bytes: u64,
+    blocks: u64,
+    database_bytes: u64,
+    head_samples: u64,
+    dead_letters_bytes: u64,
+}
+
+impl<'a> From<&'a StoreStatus> for StoreFigures<'a> {
+    fn from(status: &'a StoreStatus) -> Self {
+        // The worst first: nothing is taken in; all is, but not yet where it belongs; something was lost before.
+        let lesser = status
+            .sealing_problem
+            .as_deref()
+            .or(status.degraded.as_deref());
+        let (state, reason) = match (status.problem.as_deref(), lesser) {
+            (Some(reason), _) => ("failing", Some(reason)),
+            (None, Some(reason)) => ("degraded", Some(reason)),
+            (None, None) => ("ok", None),
+        };
+        Self {
+            state,
+            reason,
+            journal_bytes: status.journal_bytes,
+            blocks: status.blocks,
+            database_bytes: status.database_bytes,
+            head_samples: status.head_samples,
+            dead_letters_bytes: status.dead_letters_bytes,
+        }
+    }
+}
+
+/// A refused message in the list, its payload up to [`DEAD_LETTER_SHOWN_BYTES`].
+#[derive(Debug, Serialize)]
+pub struct DeadLetterItem<'a> {
+    id: String, // a text: beyond 2^53 a number would not survive a browser
+    ts: TimestampMs,
+    topic: &'a str,
+    reason: &'static str,
+    detail: &'a str,
+    size: usize,
+    payload: String,
+    payload_encoding: &'static str,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    truncated: bool,
+}
+
+impl<'a> From<&'a DeadLetter> for DeadLetterItem<'a> {
+    fn from(letter: &'a DeadLetter) -> Self {
+        let (payload, payload_encoding) = match std::str::from_utf8(&letter.payload) {
+            Ok(text) => (
+                text[..text.floor_char_boundary(DEAD_LETTER_SHOWN_BYTES)].to_owned(),
+                "utf-8",
+            ),
+            Err(_) => {
+                let shown = letter.payload.len().min(DEAD_LETTER_SHOWN_BYTES);
+                (
+                    base64::engine::general_purpose::STANDARD.encode(&letter.payload[..shown]),
+                    "base64",
+                )
+            }
+        };
+        Self {
+            id: letter.id.to_string(),
+            ts: letter.ts,
+            topic: &letter.topic,
+            reason: letter.reason.as_str(),
+            detail: &letter.detail,
+            size: letter.payload.len(),
+            payload,
+            payload_encoding,
+            truncated: letter.payload.len() > DEAD_LETTER_SHOWN_BYTES,
+        }
+    }
+}

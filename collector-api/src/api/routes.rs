@@ -1,0 +1,219 @@
+//! Which call goes where: one line an endpoint. Methods, the token, blocking threads, panics and the 404 are seen to here, once for all.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use warp::filters::BoxedFilter;
+use warp::http::Method;
+use warp::http::header::{AUTHORIZATION, HeaderMap};
+use warp::hyper::body::Bytes;
+use warp::path::FullPath;
+use warp::{Filter, Rejection, path};
+
+use super::endpoints::{self, Call, Handler};
+use super::params::Segment;
+use super::problem::{ALLOWED_METHODS, Kind, Problem};
+use super::reply::Response;
+use super::{Api, assets};
+
+/// Calls that work at a time; more wait. Each may hold some 40 MB of samples and a thread.
+const CALLS_AT_ONCE: usize = 16;
+
+/// Whether a call needs the token, if there is one.
+#[derive(Clone, Copy)]
+enum Access {
+    Token,
+    Everybody,
+}
+use Access::{Everybody, Token};
+
+/// The whole HTTP surface as a filter that answers every call.
+pub fn routes(api: Arc<Api>) -> BoxedFilter<(warp::http::Response<Bytes>,)> {
+    let none = || Segment::default();
+    let r = Router {
+        api,
+        permits: Arc::new(Semaphore::new(CALLS_AT_ONCE)),
+    };
+    let all = [
+        r.get(
+            Token,
+            path!("api" / "v1" / "devices").map(none),
+            endpoints::devices,
+        ),
+        r.get(
+            Token,
+            path!("api" / "v1" / "devices" / Segment),
+            endpoints::device,
+        ),
+        r.get(
+            Token,
+            path!("api" / "v1" / "devices" / Segment / "metrics"),
+            endpoints::metrics,
+        ),
+        r.get(
+            Token,
+            path!("api" / "v1" / "devices" / Segment / "latest"),
+            endpoints::latest,
+        ),
+        r.get(
+            Token,
+            path!("api" / "v1" / "devices" / Segment / "series"),
+            endpoints::series,
+        ),
+        r.get(
+            Token,
+            path!("api" / "v1" / "status").map(none),
+            endpoints::status,
+        ),
+        r.get(
+            Token,
+            path!("api" / "v1" / "dead-letters").map(none),
+            endpoints::dead_letters,
+        ),
+        r.get(
+            Token,
+            path!("api" / "v1" / "dead-letters" / Segment),
+            endpoints::dead_letter,
+        ),
+        r.get(Everybody, path!("livez").map(none), endpoints::livez),
+        r.get(Everybody, path!("readyz").map(none), endpoints::readyz),
+        r.get(Everybody, warp::path::end().map(none), assets::index),
+        r.get(Everybody, path!("assets" / Segment), assets::file),
+        // Below /api nobody learns without the token what is there and what is not.
+        r.get(
+            Token,
+            warp::path("api")
+                .and(warp::path::tail())
+                .map(|_| Segment::default()),
+            no_route,
+        ),
+        r.get(Everybody, warp::any().map(none), no_route),
+    ];
+    let any = all.into_iter().reduce(|a, b| a.or(b).unify().boxed());
+    any.unwrap_or_else(|| unreachable!("the list above is not empty"))
+}
+
+struct Router {
+    api: Arc<Api>,
+    permits: Arc<Semaphore>,
+}
+
+impl Router {
+    fn get<P>(&self, access: Access, path: P, handler: Handler) -> BoxedFilter<(Response,)>
+    where
+        P: Filter<Extract = (Segment,)> + Clone + Send + Sync + 'static,
+        P::Error: Into<Rejection>,
+    {
+        let (api, permits) = (self.api.clone(), self.permits.clone());
+        path.boxed()
+            .and(call())
+            .then(move |segment, call| {
+                answer(api.clone(), permits.clone(), access, handler, segment, call)
+            })
+            .boxed()
+    }
+}
+
+fn call() -> impl Filter<Extract = (Call,), Error = Infallible> + Clone {
+    let query = warp::filters::query::raw()
+        .or(warp::any().map(String::new))
+        .unify();
+    warp::method()
+        .and(warp::path::full())
+        .and(query)
+        .and(warp::header::headers_cloned())
+        .map(
+            |method: Method, path: FullPath, query: String, headers: HeaderMap| Call {
+                method,
+                path: path.as_str().to_owned(),
+                query,
+                headers,
+            },
+        )
+}
+
+async fn answer(
+    api: Arc<Api>,
+    permits: Arc<Semaphore>,
+    access: Access,
+    handler: Handler,
+    segment: Segment,
+    call: Call,
+) -> Response {
+    let path = call.path.clone();
+    // For HEAD, hyper sends the headers of this answer, its length included, and leaves the body out.
+    match work(api, permits, access, handler, segment, call).await {
+        Ok(response) => response,
+        Err(problem) => problem.response(&path),
+    }
+}
+
+async fn work(
+    api: Arc<Api>,
+    permits: Arc<Semaphore>,
+    access: Access,
+    handler: Handler,
+    segment: Segment,
+    call: Call,
+) -> Result<Response, Problem> {
+    if let (Token, Some(token)) = (access, &api.token) {
+        authorize(&call.headers, token)?;
+    }
+    // A route that is not there has no methods either.
+    let reads = call.method == Method::GET || call.method == Method::HEAD;
+    if !reads && !std::ptr::fn_addr_eq(handler, no_route as Handler) {
+        let detail = format!(
+            "{} is not possible here; {ALLOWED_METHODS} are",
+            call.method
+        );
+        return Err(Problem::new(Kind::MethodNotAllowed, detail));
+    }
+    let path = call.path.clone();
+    let permit = permits.acquire_owned().await;
+    let work = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        handler(&api, &call, &segment)
+    });
+    work.await.unwrap_or_else(|error| {
+        tracing::error!(path, %error, "an endpoint failed; this is a defect");
+        Err(Problem::new(
+            Kind::Internal,
+            "a defect of the collector; its log has the cause",
+        ))
+    })
+}
+
+fn no_route(_: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
+    Err(Problem::new(
+        Kind::NotFound,
+        format!("there is nothing at {}", call.path),
+    ))
+}
+
+fn authorize(headers: &HeaderMap, token: &str) -> Result<(), Problem> {
+    let Some(value) = headers.get(AUTHORIZATION) else {
+        return Err(Problem::new(
+            Kind::Unauthorized,
+            "send the header Authorization: Bearer <token>",
+        ));
+    };
+    let (scheme, given) = value.as_bytes().split_at(value.len().min("Bearer ".len()));
+    if scheme.eq_ignore_ascii_case(b"Bearer ") && same(given.trim_ascii(), token.as_bytes()) {
+        Ok(())
+    } else {
+        Err(Problem::new(
+            Kind::Unauthorized,
+            "the Authorization header holds no valid token",
+        ))
+    }
+}
+
+/// Compares in a time that depends on the lengths only, so that a token can not be found byte by byte.
+fn same(given: &[u8], token: &[u8]) -> bool {
+    let difference = given
+        .iter()
+        .zip(token)
+        .fold(0, |all, (a, b)| std::hint::black_box(all | (a ^ b)));
+    given.len() == token.len() && difference == 0
+}

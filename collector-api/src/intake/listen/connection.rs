@@ -1,0 +1,401 @@
+//! One client's connection, from its first byte to its end: reads while there is room, submits, acknowledges in order what is durable.
+//!
+//! One task, no lock on the way of a message. Publishes wait in a window for their outcome; while it is full, or the intake has no room, nothing is read, so that TCP
+//! holds the client back. PUBACKs go out in the order of the publishes, as many together as are due. When the store takes nothing, no PUBACK is sent and the
+//! connection is closed, so that the client sends again.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::Limits;
+use super::protocol::{Broken, Connect, Goodbye, Incoming, Protocol, Publish, Will};
+use super::sessions::{Session, Sessions};
+use crate::intake::accept::{self, Intake, Outcome, Ticket};
+
+/// Room for input at first; most devices send little. It doubles when a read fills it.
+const FIRST_INPUT_BYTES: usize = 2 * 1024;
+const MOST_INPUT_BYTES: usize = 64 * 1024;
+/// How long a client may take to accept bytes; after it, it is gone.
+const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+/// Pause before a client that the store could not serve is let go: it comes back at once, and may find the same.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+/// How often and after which pause a will is tried when the store takes nothing.
+const WILL_TRIES: u32 = 5;
+const WILL_PAUSE: Duration = Duration::from_secs(2);
+
+/// What a connection needs to know of the listener.
+#[derive(Clone)]
+pub(super) struct Context {
+    pub(super) intake: Intake,
+    pub(super) limits: Arc<Limits>,
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) shutdown: watch::Receiver<bool>,
+}
+
+/// Why a connection ended.
+#[derive(Debug)]
+enum End {
+    /// DISCONNECT.
+    Graceful,
+    /// The client is gone, silent, or broke the protocol: its will is published.
+    Lost(String),
+    /// We close it, and the device is not to blame: no will.
+    Closed(Goodbye, String),
+    /// Another connection has its client id: the will is published, as MQTT asks, before the other is welcomed.
+    TakenOver,
+}
+
+/// Serves a client until its end. `deadline` is for its CONNECT; `identity` whom its certificate names.
+pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    context: Context,
+    identity: Option<Arc<str>>,
+    deadline: Instant,
+    peer: std::net::SocketAddr,
+) {
+    let mut client = Client {
+        stream,
+        protocol: Protocol::new(context.limits.in_flight, context.limits.packet_bytes),
+        input: Input::default(),
+        window: VecDeque::new(),
+        will: None,
+        session: None,
+        identity,
+        deadline: Some(deadline),
+        stalled: false,
+        context,
+    };
+    let end = client.run().await;
+    client.finish(end, peer).await;
+}
+
+struct Client<S> {
+    stream: S,
+    protocol: Protocol,
+    input: Input,
+    /// Publishes whose outcome is not known yet, in order; QoS 0 does not wait here.
+    window: VecDeque<(u16, Ticket)>,
+    will: Option<Will>,
+    /// After CONNECT.
+    session: Option<Session>,
+    identity: Option<Arc<str>>,
+    /// When the client must have been heard of.
+    deadline: Option<Instant>,
+    /// We have not been reading since the deadline was set: silence is not the client's.
+    stalled: bool,
+    context: Context,
+}
+
+/// Bytes read and not yet understood.
+#[derive(Default)]
+struct Input {
+    bytes: Vec<u8>,
+    begin: usize,
+    end: usize,
+}
+
+/// What woke the connection up.
+enum Woken {
+    Shutdown,
+    TakenOver,
+    Outcomes,
+    Read(std::io::Result<usize>),
+    Deadline,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    async fn run(&mut self) -> End {
+        loop {
+            if let Err(end) = self.work().await {
+                return end;
+            }
+            if let Err(error) = self.flush().await {
+                return End::Lost(error);
+            }
+            match self.wait().await {
+                Woken::Shutdown => {
+                    return End::Closed(Goodbye::ShuttingDown, "the collector stops".to_owned());
+                }
+                Woken::TakenOver => return End::TakenOver,
+                Woken::Outcomes => {}
+                Woken::Read(Ok(0)) => return End::Lost("closed without DISCONNECT".to_owned()),
+                Woken::Read(Ok(count)) => self.input.end += count,
+                Woken::Read(Err(error)) => return End::Lost(error.to_string()),
+                Woken::Deadline if self.session.is_none() => {
+                    return End::Lost("no CONNECT in time".to_owned());
+                }
+                Woken::Deadline if std::mem::take(&mut self.stalled) => self.renew_deadline(),
+                Woken::Deadline => {
+                    self.protocol.silent_too_long();
+                    return End::Lost("silent for longer than it promised".to_owned());
+                }
+            }
+        }
+    }
+
+    /// Understands input while the window has room, and acknowledges what is due.
+    async fn work(&mut self) -> Result<(), End> {
+        loop {
+            self.acknowledge()?;
+            if self.is_full() {
+                self.stalled = true;
+                break;
+            }
+            let mut rest = &self.input.bytes[self.input.begin..self.input.end];
+            let length = rest.len();
+            let incoming = self.protocol.read(&mut rest);
+            self.input.begin += length - rest.len();
+            let incoming = incoming.map_err(|Broken(why)| End::Lost(why))?;
+            if self.protocol.was_heard() {
+                self.renew_deadline();
+            }
+            match incoming {
+                None => break,
+                Some(Incoming::Connect(connect)) => self.connect(connect).await?,
+                Some(Incoming::Publish(publish)) => self.publish(publish).await?,
+                Some(Incoming::Disconnect { with_will: true }) => {
+                    return Err(End::Lost("asked for its will".to_owned()));
+                }
+                Some(Incoming::Disconnect { with_will: false }) => return Err(End::Graceful),
+            }
+        }
+        Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        self.window.len() >= usize::from(self.context.limits.in_flight.max(1))
+    }
+
+    fn renew_deadline(&mut self) {
+        self.deadline = self
+            .protocol
+            .silence()
+            .map(|silence| Instant::now() + silence);
+    }
+
+    async fn connect(&mut self, connect: Connect) -> Result<(), End> {
+        let assigned = connect
+            .client_id
+            .is_empty()
+            .then(|| self.context.sessions.new_id());
+        let client_id = assigned.clone().unwrap_or(connect.client_id);
+        // With certificates a client can only take over sessions of its own device.
+        let session = self
+            .context
+            .sessions
+            .open((self.identity.clone(), client_id))
+            .await;
+        self.session = Some(session);
+        self.will = connect.will;
+        self.renew_deadline();
+        let welcomed = self.protocol.welcome(assigned.as_deref());
+        welcomed.map_err(|Broken(why)| End::Lost(why))
+    }
+
+    async fn publish(&mut self, publish: Publish) -> Result<(), End> {
+        let submit = self.context.intake.submit(accept::Publish {
+            topic: publish.topic,
+            payload: publish.payload,
+            identity: self.identity.clone(),
+            retained: false, // a client's retain flag is for brokers
+        });
+        let mut submit = std::pin::pin!(submit);
+        let ready = poll_fn(|cx| Poll::Ready(submit.as_mut().poll(cx))).await;
+        let ticket = match ready {
+            Poll::Ready(ticket) => ticket,
+            Poll::Pending => {
+                self.stalled = true;
+                tokio::select! {
+                    ticket = submit => ticket,
+                    () = stopped(&mut self.context.shutdown) => {
+                        return Err(End::Closed(Goodbye::ShuttingDown, "the collector stops".to_owned()));
+                    }
+                }
+            }
+        };
+        if let Some(packet_id) = publish.packet_id {
+            self.window.push_back((packet_id, ticket));
+        }
+        Ok(())
+    }
+
+    /// Acknowledges the front of the window as far as its outcomes are known.
+    fn acknowledge(&mut self) -> Result<(), End> {
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        while let Some((packet_id, ticket)) = self.window.front_mut() {
+            let Poll::Ready(outcome) = Pin::new(ticket).poll(&mut cx) else {
+                break;
+            };
+            match outcome {
+                Outcome::Acknowledge => {
+                    let acknowledged = self.protocol.acknowledge(*packet_id);
+                    acknowledged.map_err(|Broken(why)| End::Lost(why))?;
+                    self.window.pop_front();
+                }
+                Outcome::Refuse(why) => return Err(End::Closed(Goodbye::Busy, why)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<(), String> {
+        let output = self.protocol.output();
+        if output.is_empty() {
+            return Ok(());
+        }
+        let sent = async {
+            self.stream.write_all(output).await?;
+            self.stream.flush().await
+        };
+        let sent = tokio::time::timeout(WRITE_PATIENCE, sent).await;
+        output.clear();
+        match sent {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("does not read what it is sent".to_owned()),
+        }
+    }
+
+    async fn wait(&mut self) -> Woken {
+        let full = self.is_full();
+        let Self {
+            stream,
+            input,
+            window,
+            session,
+            deadline,
+            context,
+            ..
+        } = self;
+        let front = poll_fn(|cx| match window.front_mut() {
+            // Polled, not taken: `acknowledge` takes it, and all that are ready behind it.
+            Some((_, ticket)) => ticket.poll_ready(cx),
+            None => Poll::Pending,
+        });
+        let deadline = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(*deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        let taken_over = async {
+            match session {
+                Some(session) => session.taken_over().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stopped(&mut context.shutdown) => Woken::Shutdown,
+            () = taken_over => Woken::TakenOver,
+            () = front => Woken::Outcomes,
+            read = input.read_from(stream), if !full => Woken::Read(read),
+            () = deadline => Woken::Deadline,
+        }
+    }
+
+    /// Says goodbye, publishes the will where it is due, lets go of the session.
+    async fn finish(mut self, end: End, peer: std::net::SocketAddr) {
+        let client_id = self
+            .session
+            .as_ref()
+            .map_or("", |session| session.client_id())
+            .to_owned();
+        let will_is_due = match &end {
+            End::Graceful => {
+                tracing::debug!(%peer, client_id, "client disconnected");
+                false
+            }
+            End::Lost(why) => {
+                tracing::info!(%peer, client_id, why, "connection lost");
+                true
+            }
+            End::TakenOver => {
+                tracing::info!(%peer, client_id, "another connection has this client id now; closing the older");
+                self.protocol.goodbye(Goodbye::TakenOver);
+                true
+            }
+            End::Closed(goodbye, why) => {
+                tracing::info!(%peer, client_id, why, "closing the connection");
+                if *goodbye == Goodbye::Busy {
+                    tokio::select! {
+                        () = tokio::time::sleep(REFUSED_PAUSE) => {}
+                        () = stopped(&mut self.context.shutdown) => {}
+                    }
+                }
+                self.protocol.goodbye(*goodbye);
+                false
+            }
+        };
+        // What is still due, as far as the client takes it; it is gone, or will be.
+        let sent = self.flush().await;
+        let shut = tokio::time::timeout(Duration::from_secs(1), self.stream.shutdown()).await;
+        drop((sent, shut));
+        if let Some(will) = self.will.take().filter(|_| will_is_due) {
+            self.publish_will(will, &client_id).await;
+        }
+    }
+
+    async fn publish_will(&mut self, will: Will, client_id: &str) {
+        for attempt in 1..=WILL_TRIES {
+            let publish = accept::Publish {
+                topic: will.topic.clone(),
+                payload: will.payload.clone(),
+                identity: self.identity.clone(),
+                retained: false,
+            };
+            match self.context.intake.accept(publish).await {
+                Outcome::Acknowledge => return,
+                Outcome::Refuse(why)
+                    if attempt == WILL_TRIES || *self.context.shutdown.borrow() =>
+                {
+                    tracing::warn!(
+                        client_id,
+                        why,
+                        "a last will could not be stored; the device will show as stale"
+                    );
+                    return;
+                }
+                Outcome::Refuse(_) => tokio::time::sleep(WILL_PAUSE).await,
+            }
+        }
+    }
+}
+
+impl Input {
+    /// Reads behind what is there. Cancel-safe: what was read is reported, or was not read.
+    async fn read_from<S: AsyncRead + Unpin>(&mut self, stream: &mut S) -> std::io::Result<usize> {
+        if self.begin == self.end {
+            // A read that had filled the room: the client has much to say.
+            let wanted = if self.end == self.bytes.len() {
+                (self.bytes.len() * 2).clamp(FIRST_INPUT_BYTES, MOST_INPUT_BYTES)
+            } else {
+                self.bytes.len()
+            };
+            self.bytes.resize(wanted, 0);
+            (self.begin, self.end) = (0, 0);
+        } else if self.begin > 0 {
+            self.bytes.copy_within(self.begin..self.end, 0);
+            (self.begin, self.end) = (0, self.end - self.begin);
+        }
+        if self.end == self.bytes.len() {
+            self.bytes.resize(self.bytes.len() * 2, 0);
+        }
+        stream.read(&mut self.bytes[self.end..]).await
+    }
+}
+
+/// Resolves when the collector stops.
+async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    // An error means that nobody can say it any more: then it is time as well.
+    let said = shutdown.wait_for(|stop| *stop).await;
+    drop(said);
+}

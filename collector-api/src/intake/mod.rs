@@ -1,0 +1,13 @@
+//! The intake: messages come in over MQTT, are checked, and are acknowledged once the store has them on disk.
+//!
+//! [`accept`] is the one way in, whatever the transport: decode → check → group → commit → acknowledge. Two transports feed it: [`listen`] is an MQTT
+//! endpoint of our own for devices that connect here; [`subscribe`] reads from a broker.
+
+pub mod accept;
+pub mod listen;
+pub mod subscribe;
+mod write;
+
+pub use accept::{Intake, IntakeSettings, IntakeStatus, Outcome, Publish, WriterGuard};
+pub use listen::{Limits, Listener};
+pub use subscribe::BrokerSettings;

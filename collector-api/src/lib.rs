@@ -1,0 +1,20 @@
+//! The collector: takes the devices' messages in over MQTT, keeps every leaf of their trees as a time series, answers questions about them.
+//!
+//! The rooms, in the order in which a sample travels. Each imports only from those before it; [`store::engine`] is the contract between them.
+//!
+//! 1. [`intake`] receives messages, checks them, and acknowledges them once the store has them on disk.
+//! 2. [`store`] keeps samples: what is durable when, how it is ordered, when it is visible.
+//! 3. [`query`] answers over the store: status of devices, ranges, buckets, rates. Pure logic; the only place where rates are made.
+//! 4. [`api`] is the REST API and the dashboard's files; the only room that knows HTTP.
+//!
+//! Around them: [`cli`] is what was typed, [`config`] what it means, [`serve`] wires the rooms together and takes them down in order,
+//! [`certs`] makes certificates for development.
+
+pub mod api;
+pub mod certs;
+pub mod cli;
+pub mod config;
+pub mod intake;
+pub mod query;
+pub mod serve;
+pub mod store;

@@ -1,0 +1,176 @@
+//! Devices and how they do. The only place that knows when a device is online, stale or offline.
+//!
+//! - **offline**: the last thing it said about itself was goodbye, or its last will arrived.
+//! - **stale**: not known to be gone, but no sample has arrived for three intervals of its fastest running source, at least 15 s.
+//! - **online**: neither; connected, or, for publishers without status messages, sending.
+//!
+//! What has arrived counts, not what the device's clock said: a device whose clock is wrong is not gone.
+
+use std::sync::Arc;
+
+use devmon_core::MetricPath;
+use devmon_core::wire::TimestampMs;
+use devmon_core::wire::about::{About, Presence, SourceState};
+
+use super::{Page, QueryError};
+use crate::store::engine::{DeviceRecord, Store};
+
+/// Missed intervals after which data is not fresh any more: one may be late, one may be lost.
+pub const STALE_INTERVALS: u64 = 3;
+/// Shortest silence that counts: below it, a reconnect or a long garbage collection of a broker would flicker.
+pub const STALE_AT_LEAST_MS: u64 = 15_000;
+
+/// How a device does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    Online,
+    Stale,
+    Offline,
+}
+
+impl Status {
+    pub const ALL: [Self; 3] = [Self::Online, Self::Stale, Self::Offline];
+
+    /// `online`, `stale` or `offline`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Online => "online",
+            Self::Stale => "stale",
+            Self::Offline => "offline",
+        }
+    }
+}
+
+/// The status of a device at `now`.
+#[must_use]
+pub fn status(record: &DeviceRecord, now: TimestampMs) -> Status {
+    if record.presence == Some(Presence::Offline) {
+        return Status::Offline;
+    }
+    // A device that has just introduced itself gets as long for its first sample as for any other.
+    let last = record.last_metrics.unwrap_or(record.first_seen);
+    let patience = fastest_interval_ms(record.about.as_deref())
+        .saturating_mul(STALE_INTERVALS)
+        .max(STALE_AT_LEAST_MS);
+    if u64::try_from(now.since(last)).is_ok_and(|silent_ms| silent_ms > patience) {
+        Status::Stale
+    } else {
+        Status::Online
+    }
+}
+
+/// The shortest interval of the sources that send: those that are ok, or all when none is. 0 when nothing is known.
+fn fastest_interval_ms(about: Option<&About>) -> u64 {
+    let sources = || about.iter().flat_map(|a| &a.sources);
+    let running = sources().filter(|s| s.state == SourceState::Ok);
+    running
+        .map(|s| s.interval_ms)
+        .min()
+        .or_else(|| sources().map(|s| s.interval_ms).min())
+        .unwrap_or(0)
+}
+
+/// A device as it stands in the list.
+#[derive(Debug, Clone)]
+pub struct DeviceView {
+    pub record: DeviceRecord,
+    pub status: Status,
+    /// Number of its sources.
+    pub sources: usize,
+    /// Sources that are failing or quarantined.
+    pub problems: usize,
+}
+
+impl DeviceView {
+    fn new(record: DeviceRecord, now: TimestampMs) -> Self {
+        let sources = || record.about.iter().flat_map(|a| &a.sources);
+        let troubled = |state| matches!(state, SourceState::Failing | SourceState::Quarantined);
+        Self {
+            status: status(&record, now),
+            sources: sources().count(),
+            problems: sources().filter(|s| troubled(s.state)).count(),
+            record,
+        }
+    }
+}
+
+/// Which devices to list.
+#[derive(Debug, Clone, Default)]
+pub struct DeviceFilter {
+    /// Part of the id, in any case.
+    pub q: Option<String>,
+    pub status: Option<Status>,
+}
+
+/// A page of devices by id.
+#[must_use]
+pub fn list(
+    store: &dyn Store,
+    filter: &DeviceFilter,
+    after: Option<&str>,
+    limit: usize,
+    now: TimestampMs,
+) -> Page<DeviceView> {
+    let part = filter.q.as_ref().map(|q| q.to_ascii_lowercase()); // ids are ASCII
+    let keep = |record: &DeviceRecord| {
+        let named = |part: &String| record.id.as_str().to_ascii_lowercase().contains(part);
+        part.as_ref().is_none_or(named) && filter.status.is_none_or(|s| s == status(record, now))
+    };
+    Page::cut(store.devices(after, limit + 1, &keep), limit)
+        .map(|record| DeviceView::new(record, now))
+}
+
+/// A device in full.
+#[derive(Debug, Clone)]
+pub struct DeviceDetail {
+    pub view: DeviceView,
+    /// For each source of the about message, in its order, the time of its newest sample.
+    pub last_ts: Vec<Option<TimestampMs>>,
+}
+
+/// One device in full.
+///
+/// # Errors
+/// [`QueryError::NoDevice`].
+pub fn one(store: &dyn Store, id: &str, now: TimestampMs) -> Result<DeviceDetail, QueryError> {
+    let record = record(store, id)?;
+    let last_ts = record
+        .about
+        .iter()
+        .flat_map(|about| &about.sources)
+        .map(|source| newest_sample(store, id, &source.name))
+        .collect();
+    let view = DeviceView::new(record, now);
+    Ok(DeviceDetail { view, last_ts })
+}
+
+fn newest_sample(store: &dyn Store, device: &str, source: &str) -> Option<TimestampMs> {
+    let top = MetricPath::from_segments([source]).ok()?;
+    let series = store.series(device, top.as_str(), None, usize::MAX);
+    series.iter().map(|s| s.last_ts).max()
+}
+
+pub(super) fn record(store: &dyn Store, id: &str) -> Result<DeviceRecord, QueryError> {
+    store
+        .device(id)
+        .ok_or_else(|| QueryError::NoDevice(id.to_owned()))
+}
+
+pub(super) fn about(store: &dyn Store, id: &str) -> Result<Option<Arc<About>>, QueryError> {
+    Ok(record(store, id)?.about)
+}
+
+/// How many devices are in each state, in the order of [`Status::ALL`].
+#[must_use]
+pub fn count(store: &dyn Store, now: TimestampMs) -> [u64; 3] {
+    let counts = std::cell::Cell::new([0; 3]);
+    // Counted while filtering: nothing is kept, so nothing is copied.
+    store.devices(None, usize::MAX, &|record| {
+        let mut all = counts.get();
+        all[status(record, now) as usize] += 1;
+        counts.set(all);
+        false
+    });
+    counts.get()
+}

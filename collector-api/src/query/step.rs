@@ -1,0 +1,79 @@
+//! Steps of buckets: which one to take for a wanted number of points, and which bucket a time falls into.
+//!
+//! Buckets start at multiples of the step since the epoch, so that a bucket has the same edges whoever asks, and a chart that moves on does not flicker.
+
+/// Steps that a chart's axis can be read by, in ms: 1 ms to one day. Longer ones are whole days.
+const STEPS_MS: [i64; 34] = [
+    1, 2, 5, 10, 20, 50, 100, 200, 500, // below a second
+    1_000, 2_000, 3_000, 5_000, 6_000, 10_000, 12_000, 15_000, 20_000,
+    30_000, // below a minute
+    60_000, 120_000, 180_000, 300_000, 600_000, 900_000, 1_200_000,
+    1_800_000, // below an hour
+    3_600_000, 7_200_000, 10_800_000, 14_400_000, 21_600_000, 43_200_000, DAY_MS,
+];
+const DAY_MS: i64 = 86_400_000;
+
+/// Number of buckets of `step_ms` that the range `from ≤ t < to` touches.
+#[must_use]
+pub fn buckets(from_ms: i64, to_ms: i64, step_ms: i64) -> u64 {
+    if to_ms <= from_ms {
+        return 0;
+    }
+    let first = from_ms.div_euclid(step_ms);
+    let last = (to_ms - 1).div_euclid(step_ms);
+    last.abs_diff(first) + 1
+}
+
+/// Start of the bucket that `t_ms` falls into.
+#[must_use]
+pub fn floor(t_ms: i64, step_ms: i64) -> i64 {
+    t_ms - t_ms.rem_euclid(step_ms)
+}
+
+/// The smallest readable step, not below `at_least_ms`, with which the range touches at most `points` (≥ 2) buckets.
+#[must_use]
+pub fn choose(from_ms: i64, to_ms: i64, points: u64, at_least_ms: i64) -> i64 {
+    let fits = |step: &i64| *step >= at_least_ms && buckets(from_ms, to_ms, *step) <= points;
+    let mut days = STEPS_MS
+        .iter()
+        .copied()
+        .chain((2..).map(|n: i64| n.saturating_mul(DAY_MS)));
+    days.find(fits).unwrap_or(i64::MAX) // the chain is endless: two buckets of enough days hold any range
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn charts_get_round_steps() {
+        let hour = 3_600_000;
+        assert_eq!(choose(0, hour, 600, 0), 6_000);
+        assert_eq!(choose(0, hour, 600, 10_000), 10_000);
+        assert_eq!(choose(0, 30 * 24 * hour, 1_000, 0), hour);
+        assert_eq!(choose(0, 5, 10_000, 0), 1);
+        assert_eq!(choose(-1, 1, 2, 0), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn a_chosen_step_never_gives_more_points_than_asked(
+            from in -1_000_000_000_000_i64..2_000_000_000_000,
+            span in 0_i64..1_000_000_000_000,
+            points in 2_u64..10_000,
+            at_least in 0_i64..100_000_000,
+        ) {
+            let step = choose(from, from + span, points, at_least);
+            let starts: u64 = buckets(from, from + span, step);
+            prop_assert!(starts <= points && step >= at_least);
+        }
+
+        #[test]
+        fn buckets_counts_the_distinct_floors(from in -100_i64..100, span in 0_i64..100, step in 1_i64..20) {
+            let floors: std::collections::BTreeSet<i64> = (from..from + span).map(|t| floor(t, step)).collect();
+            prop_assert_eq!(buckets(from, from + span, step), floors.len() as u64);
+        }
+    }
+}

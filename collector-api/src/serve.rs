@@ -1,0 +1,208 @@
+//! Wires the rooms together, says when they are ready, and takes them down in order.
+//!
+//! Up: sockets first (a port that is taken should not cost a replay of the journal), then the store, then intake and API. Down, on SIGTERM or SIGINT: intake
+//! stops taking messages and commits what it has, the API finishes what it is answering, the store is closed. A second signal ends the process
+//! at once; what was acknowledged is on disk at any time.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::api::Api;
+use crate::api::server::Server;
+use crate::config::{Listen, Settings};
+use crate::intake::{Intake, Listener, subscribe};
+use crate::store::Engine;
+use crate::store::engine::Store;
+
+/// How long transports have to close their connections, and how long store threads have at the very end.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Runs the collector until a signal ends it.
+///
+/// # Errors
+/// A port that is taken, a store that can not be opened, a part that failed.
+pub fn run(settings: Settings) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("the async runtime did not start")?;
+    let result = runtime.block_on(serve(settings));
+    runtime.shutdown_timeout(DEADLINE);
+    result
+}
+
+async fn serve(settings: Settings) -> anyhow::Result<()> {
+    let mut stop = Signals::new()?; // before anything is open, so that no signal finds the default handler
+    let mode = settings.mode();
+    let server = Server::bind(settings.http, settings.http_max_connections)
+        .await
+        .map_err(|e| bind_error(&e, settings.http, "the API", "--http"))?;
+    let http_addr = server.local_addr()?;
+    let listener = match settings.listen {
+        Some(Listen { addr, tls, limits }) => {
+            let scheme = if tls.is_some() { "mqtts" } else { "mqtt" };
+            let bound = Listener::bind(addr, tls, limits).await;
+            Some((
+                scheme,
+                bound.map_err(|e| bind_error(&e, addr, "devices", "--mqtt-listen"))?,
+            ))
+        }
+        None => None,
+    };
+
+    let mut ready = format!("ready http=http://{http_addr}");
+    if let Some((scheme, listener)) = &listener {
+        ready.push_str(&format!(" mqtt={scheme}://{}", listener.local_addr()?));
+    }
+    if let Some(broker) = &settings.broker {
+        let scheme = if broker.tls.is_some() {
+            "mqtts"
+        } else {
+            "mqtt"
+        };
+        ready.push_str(&format!(
+            " broker={scheme}://{}:{}",
+            broker.host, broker.port
+        ));
+    }
+
+    let (dir, options) = (settings.data_dir.clone(), settings.store);
+    let store = tokio::task::spawn_blocking(move || Engine::open(&dir, options)).await?;
+    let store: Arc<dyn Store> = Arc::new(store.with_context(|| {
+        format!(
+            "the store in {} can not be opened",
+            settings.data_dir.display()
+        )
+    })?);
+    let (intake, writer) = Intake::new(store.clone(), settings.intake);
+
+    let (stop_intake, intake_stops) = watch::channel(false);
+    let (stop_http, http_stops) = watch::channel(false);
+    let mut transports = JoinSet::new();
+    if let Some((_, listener)) = listener {
+        let (intake, stops) = (intake.clone(), intake_stops.clone());
+        transports.spawn(async move {
+            listener.run(intake, stops).await;
+            Ok(())
+        });
+    }
+    if let Some(broker) = settings.broker {
+        let (intake, stops) = (intake.clone(), intake_stops);
+        transports.spawn(async move {
+            subscribe::run(broker, intake, stops)
+                .await
+                .context("broker")
+        });
+    }
+    let asked = intake.clone();
+    let api = Arc::new(Api::new(
+        store.clone(),
+        move || asked.status(),
+        mode,
+        settings.token,
+    ));
+    let mut http = tokio::spawn(server.run(api, http_stops));
+
+    say(&ready)?;
+    tracing::info!(data_dir = %settings.data_dir.display(), mode, "collector runs");
+
+    let failed = tokio::select! {
+        name = stop.next() => {
+            tracing::info!(signal = name, "collector ends");
+            None
+        }
+        Some(ended) = transports.join_next() => Some(match ended {
+            Ok(Ok(())) => anyhow!("intake ended by itself; this is a defect"),
+            Ok(Err(error)) => error,
+            Err(error) => anyhow!("intake failed, this is a defect: {error}"),
+        }),
+        ended = &mut http => Some(anyhow!("the API ended by itself, this is a defect: {ended:?}")),
+    };
+    tokio::spawn(async move {
+        let name = stop.next().await;
+        tracing::warn!(signal = name, "collector ends now");
+        std::process::exit(1);
+    });
+
+    let _ = stop_intake.send(true);
+    let closed = tokio::time::timeout(DEADLINE, async {
+        while transports.join_next().await.is_some() {}
+    })
+    .await;
+    if closed.is_err() {
+        tracing::warn!("some connections of devices were cut off");
+        transports.shutdown().await;
+    }
+    drop(intake);
+    let _ = stop_http.send(true);
+    if !http.is_finished() {
+        let _ = http.await;
+    }
+    // Commits what waits, ends the writer; the store's own threads end with its last owner. Not sealed: the next start replays the journal in a moment,
+    // and a block for each restart would be a small one.
+    let close = tokio::task::spawn_blocking(move || {
+        writer.stop();
+        drop(store);
+    });
+    if tokio::time::timeout(DEADLINE, close).await.is_err() {
+        tracing::warn!(
+            "the store was busy and was not waited for; what was acknowledged is in its journal"
+        );
+    }
+    tracing::info!("collector ended");
+    failed.map_or(Ok(()), Err)
+}
+
+/// The one line on standard output.
+fn say(line: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")
+        .and_then(|()| out.flush())
+        .context("standard output is closed")
+}
+
+fn bind_error(error: &std::io::Error, addr: SocketAddr, whom: &str, flag: &str) -> anyhow::Error {
+    let hint = match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            "another program has this port (perhaps another collector); end it, or choose another port with"
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            "this user may not take this port; choose one above 1023 with"
+        }
+        std::io::ErrorKind::AddrNotAvailable => {
+            "this machine has no such address; choose another with"
+        }
+        _ => "choose another address with",
+    };
+    anyhow!("cannot listen for {whom} on {addr}: {error}; {hint} {flag} ADDR:PORT")
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    term: tokio::signal::unix::Signal,
+    int: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("signals can not be received");
+        Ok(Self {
+            term: listen(SignalKind::terminate())?,
+            int: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.int.recv() => "SIGINT",
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! The samples of one stream that are not yet in blocks: one shared column of times, a column of values for each series.
+//!
+//! A **stream** is what one source of one device sends: paths that come together, at the same times. Rows are kept in the order in which they were
+//! committed, late ones too; [`Rows::tables`] sorts them when they are sealed, [`Rows::read`] leaves the sorting to the reader. Where a time stands twice,
+//! the later row counts. It leaves to others: which series a column belongs to (its place is the series' number in the stream), durability.
+
+use devmon_core::Value;
+use devmon_core::wire::TimestampMs;
+
+use super::block::{Table, TableColumn};
+use super::column::Cells;
+
+/// Length of the buckets that blocks are kept in.
+pub(super) const HOUR_MS: i64 = 3_600_000;
+
+/// The hour bucket of a time: hours since 1970. Times before 2000 or after 491 936 never come this far.
+pub(super) fn hour_of(ts: TimestampMs) -> u32 {
+    u32::try_from(ts.0.div_euclid(HOUR_MS)).unwrap_or(if ts.0 < 0 { 0 } else { u32::MAX })
+}
+
+/// Recent samples of a stream, in the order of their commits.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Rows {
+    ts: Vec<i64>,
+    /// By the series' number in the stream; shorter than the stream's list if the last ones have no sample here.
+    columns: Vec<Column>,
+    /// Times never went back, so that a range of times is a range of rows.
+    out_of_order: bool,
+    samples: u64,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Column {
+    rows: RowNumbers,
+    cells: Option<Cells>,
+}
+
+/// Which rows have a value.
+#[derive(Debug, Clone)]
+enum RowNumbers {
+    /// All from this one on, as many as there are values: the usual case takes no memory.
+    From(u32),
+    /// These, in order.
+    List(Vec<u32>),
+}
+
+impl Default for RowNumbers {
+    fn default() -> Self {
+        Self::From(0)
+    }
+}
+
+impl RowNumbers {
+    fn at(&self, i: usize) -> u32 {
+        match self {
+            Self::From(first) => first + i as u32,
+            Self::List(list) => list[i],
+        }
+    }
+
+    /// Index of the first value whose row is `row` or later, of `len` values.
+    fn position(&self, row: u32, len: usize) -> usize {
+        match self {
+            Self::From(first) => (row.saturating_sub(*first) as usize).min(len),
+            Self::List(list) => list.partition_point(|&r| r < row),
+        }
+    }
+}
+
+impl Rows {
+    pub(super) fn is_empty(&self) -> bool {
+        self.ts.is_empty()
+    }
+
+    pub(super) fn samples(&self) -> u64 {
+        self.samples
+    }
+
+    /// The row for samples of this time that are committed now. Frames that were split come behind each other and share one.
+    pub(super) fn row(&mut self, ts: TimestampMs) -> u32 {
+        match self.ts.last() {
+            Some(&last) if last == ts.0 => {}
+            last => {
+                self.out_of_order |= last.is_some_and(|&last| ts.0 < last);
+                self.ts.push(ts.0);
+            }
+        }
+        self.ts.len() as u32 - 1 // bounded by the seal, far below 2^32
+    }
+
+    /// Sets the value of a series in the last row.
+    pub(super) fn set(&mut self, row: u32, series: u32, value: &Value) {
+        let at = series as usize;
+        if at >= self.columns.len() {
+            self.columns.resize_with(at + 1, Column::default);
+        }
+        let column = &mut self.columns[at];
+        let Some(cells) = &mut column.cells else {
+            *column = Column {
+                rows: RowNumbers::From(row),
+                cells: Some(Cells::of(value)),
+            };
+            self.samples += 1;
+            return;
+        };
+        let len = cells.len();
+        let last = column.rows.at(len - 1);
+        if last == row {
+            cells.replace_last(value); // the later of two frames of one time
+            return;
+        }
+        match &mut column.rows {
+            RowNumbers::From(_) if last + 1 == row => {}
+            RowNumbers::From(first) => {
+                let mut list: Vec<u32> = (*first..=last).collect();
+                list.push(row);
+                column.rows = RowNumbers::List(list);
+            }
+            RowNumbers::List(list) => list.push(row),
+        }
+        cells.push(value);
+        self.samples += 1;
+    }
+
+    /// Hands over the samples of a series with `from ≤ t < to`, in the order of their commits. Stops when `f` says so by `false`.
+    pub(super) fn read(
+        &self,
+        series: u32,
+        from: TimestampMs,
+        to: TimestampMs,
+        f: &mut dyn FnMut(TimestampMs, Value) -> bool,
+    ) {
+        let Some(Column {
+            rows,
+            cells: Some(cells),
+        }) = self.columns.get(series as usize)
+        else {
+            return;
+        };
+        let (begin, end) = if self.out_of_order {
+            (0, cells.len())
+        } else {
+            let row = |ts: TimestampMs| self.ts.partition_point(|&t| t < ts.0) as u32;
+            (
+                rows.position(row(from), cells.len()),
+                rows.position(row(to), cells.len()),
+            )
+        };
+        for i in begin..end {
+            let ts = TimestampMs(self.ts[rows.at(i) as usize]);
+            if ts >= from && ts < to && !f(ts, cells.get(i)) {
+                return;
+            }
+        }
+    }
+
+    /// The same samples by hour, sorted, each time once.
+    pub(super) fn tables(&self) -> Vec<(u32, Table)> {
+        // rank[row]: the row's place among the distinct times.
+        let mut order: Vec<u32> = (0..self.ts.len() as u32).collect();
+        order.sort_by_key(|&row| self.ts[row as usize]); // stable: of one time, the later commit stays behind
+        let mut times: Vec<i64> = Vec::with_capacity(order.len());
+        let mut rank = vec![0u32; order.len()];
+        for &row in &order {
+            let ts = self.ts[row as usize];
+            if times.last() != Some(&ts) {
+                times.push(ts);
+            }
+            rank[row as usize] = times.len() as u32 - 1;
+        }
+        let mut columns = Vec::new();
+        for (series, column) in self.columns.iter().enumerate() {
+            if let Some(cells) = &column.cells {
+                columns.push((
+                    series as u32,
+                    placed(&column.rows, cells.len(), &rank),
+                    cells,
+                ));
+            }
+        }
+        let mut tables = Vec::new();
+        let mut begin = 0;
+        for of_hour in times.chunk_by(|a, b| a.div_euclid(HOUR_MS) == b.div_euclid(HOUR_MS)) {
+            let end = begin + of_hour.len();
+            let columns = columns.iter().filter_map(|(series, placed, cells)| {
+                let first = placed.partition_point(|&(rank, _)| (rank as usize) < begin);
+                let last = placed.partition_point(|&(rank, _)| (rank as usize) < end);
+                let placed = &placed[first..last];
+                let at: Vec<u32> = placed.iter().map(|&(_, cell)| cell).collect();
+                (!at.is_empty()).then(|| TableColumn {
+                    series: *series,
+                    rows: placed
+                        .iter()
+                        .map(|&(rank, _)| rank - begin as u32)
+                        .collect(),
+                    cells: cells.gather(&at),
+                })
+            });
+            let table = Table {
+                ts: of_hour.to_vec(),
+                columns: columns.collect(),
+            };
+            tables.push((hour_of(TimestampMs(of_hour[0])), table));
+            begin = end;
+        }
+        tables
+    }
+}
+
+/// For each value that counts: its row's rank and its index, by rank.
+fn placed(rows: &RowNumbers, len: usize, rank: &[u32]) -> Vec<(u32, u32)> {
+    let mut placed: Vec<(u32, u32)> = (0..len)
+        .map(|i| (rank[rows.at(i) as usize], i as u32))
+        .collect();
+    if !placed.is_sorted_by(|a, b| a.0 < b.0) {
+        placed.sort_unstable(); // by rank, then by commit
+        let mut kept: Vec<(u32, u32)> = Vec::with_capacity(placed.len());
+        for pair in placed {
+            match kept.last_mut() {
+                Some(last) if last.0 == pair.0 => *last = pair,
+                _ => kept.push(pair),
+            }
+        }
+        return kept;
+    }
+    placed
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    type Model = BTreeMap<(u32, i64), Value>;
+
+    fn insert(rows: &mut Rows, model: &mut Model, ts: i64, cells: &[(u32, i64)]) {
+        let row = rows.row(TimestampMs(ts));
+        for &(series, value) in cells {
+            rows.set(row, series, &Value::Integer(value));
+            model.insert((series, ts), Value::Integer(value));
+        }
+    }
+
+    fn from_tables(rows: &Rows) -> Model {
+        let mut found = Model::new();
+        for (hour, table) in rows.tables() {
+            for column in &table.columns {
+                for (i, &row) in column.rows.iter().enumerate() {
+                    let ts = table.ts[row as usize];
+                    assert_eq!(hour_of(TimestampMs(ts)), hour);
+                    let twice = found.insert((column.series, ts), column.cells.get(i));
+                    assert_eq!(twice, None, "a time stands twice");
+                }
+            }
+        }
+        found
+    }
+
+    fn from_reads(rows: &Rows, from: i64, to: i64) -> Model {
+        let mut found = Model::new();
+        for series in 0..4 {
+            rows.read(
+                series,
+                TimestampMs(from),
+                TimestampMs(to),
+                &mut |ts, value| {
+                    found.insert((series, ts.0), value);
+                    true
+                },
+            );
+        }
+        found
+    }
+
+    proptest! {
+        #[test]
+        fn rows_are_a_map_in_which_the_later_commit_counts(
+            frames in prop::collection::vec((0i64..30, prop::collection::vec((0u32..4, any::<i64>()), 1..4)), 0..60),
+            from in 0i64..30, length in 0i64..30,
+        ) {
+            let (mut rows, mut model) = (Rows::default(), Model::new());
+            for (slot, cells) in frames {
+                insert(&mut rows, &mut model, slot * HOUR_MS / 7, &cells); // hours apart and several in one
+            }
+            prop_assert_eq!(from_tables(&rows), model.clone());
+            let (from, to) = (from * HOUR_MS / 7, (from + length) * HOUR_MS / 7);
+            let within = model.into_iter().filter(|((_, ts), _)| (from..to).contains(ts)).collect::<Model>();
+            prop_assert_eq!(from_reads(&rows, from, to), within);
+        }
+    }
+
+    #[test]
+    fn a_split_frame_shares_its_row() {
+        let (mut rows, mut model) = (Rows::default(), Model::new());
+        insert(&mut rows, &mut model, 1000, &[(0, 1)]);
+        insert(&mut rows, &mut model, 1000, &[(1, 2)]);
+        insert(&mut rows, &mut model, 1000, &[(1, 3)]);
+        assert_eq!(rows.ts.len(), 1);
+        assert_eq!(rows.samples(), 2);
+        assert_eq!(from_tables(&rows), model);
+    }
+}

@@ -1,0 +1,438 @@
+//! The database under the store: a narrow trait, and sled behind it. The only file that knows sled.
+//!
+//! # Promises
+//! - What was put before a [`Kv::barrier`] that returned `Ok` survives power loss. Before it, nothing is promised: the journal has it.
+//! - An open that fails never ends in a silent empty start: what is damaged is moved aside ([`Opened::quarantined`]), whole, for whoever repairs it; a full
+//!   disk or a missing permission is an error and leaves it where it is.
+//!
+//! # Habits, each for a fault of sled 0.34.7 (`docs/decisions/`)
+//! - `flush()` does not fsync: [`Kv::barrier`] also fsyncs sled's file and directory.
+//! - A `snap.*.generating` that a kill left behind breaks every later open: removed before.
+//! - Values above [`MAX_VALUE_BYTES`] end in files that are not fsynced and leak: refused.
+//! - One failed write (disk full) fails all later ones until it is opened again: it is opened again.
+//! - Batches and transactions take a lock that all processes' databases share: single puts.
+
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use super::engine::StoreError;
+
+/// Largest value: 16 to 19 such make one of sled's pages, which must stay below 131 052 bytes.
+pub(super) const MAX_VALUE_BYTES: usize = 6 * 1024;
+/// sled's page cache; it counts bytes on disk and takes a multiple of it in memory.
+const CACHE_BYTES: u64 = 64 << 20;
+/// How long opening again waits for the threads of the closed database to let go of the file.
+const REOPEN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The tables. At most six, ever: sled's files grow with their number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Table {
+    /// Sealed samples (`block`).
+    Blocks,
+    /// Devices and series, in pieces (`blob`).
+    Catalogue,
+    /// The watermark: one record (`seal`).
+    Meta,
+}
+
+impl Table {
+    const ALL: [Self; 3] = [Self::Blocks, Self::Catalogue, Self::Meta];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Blocks => "blocks",
+            Self::Catalogue => "catalogue",
+            Self::Meta => "meta",
+        }
+    }
+}
+
+/// What a scan does with each entry: go on, or stop.
+pub(super) type Each<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
+
+/// A sorted map on disk; nothing more is asked of an engine.
+pub(super) trait Kv: Send + Sync {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+    /// Durable after the next [`barrier`](Self::barrier).
+    fn put(&self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StoreError>;
+    fn delete(&self, table: Table, key: &[u8]) -> Result<(), StoreError>;
+    /// Entries with `from ≤ key < to` in order.
+    fn scan(&self, table: Table, from: &[u8], to: &[u8], each: Each<'_>) -> Result<(), StoreError>;
+    /// Makes all that was put and deleted before durable.
+    fn barrier(&self) -> Result<(), StoreError>;
+    fn size_bytes(&self) -> u64;
+}
+
+/// An open database, and what opening it took.
+pub(super) struct Opened {
+    pub(super) kv: SledKv,
+    /// Where the database that could not be opened lies now.
+    pub(super) quarantined: Option<PathBuf>,
+}
+
+/// sled in a directory.
+pub(super) struct SledKv {
+    dir: PathBuf,
+    /// `None` between a failure and a successful opening again.
+    open: RwLock<Option<Open>>,
+}
+
+struct Open {
+    db: sled::Db,
+    tables: Vec<sled::Tree>,
+}
+
+impl SledKv {
+    /// Opens or makes the database. Ladder: as it is → without its snapshot (then sled reads its whole log) → moved aside, and an empty one made.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`] when not even an empty one can be made.
+    pub(super) fn open(dir: &Path) -> Result<Opened, StoreError> {
+        std::fs::create_dir_all(dir).map_err(|e| database(dir, &e))?;
+        remove_half_made_snapshots(dir)?;
+        let mut quarantined = None;
+        let environment = |failure: Failure| database(dir, failure.detail);
+        let open = match open_patiently(dir) {
+            Ok(open) => open,
+            Err(failure) if !failure.damaged => return Err(environment(failure)),
+            Err(first) => {
+                tracing::warn!(
+                    error = first.detail,
+                    "the database does not open; trying without its snapshot"
+                );
+                set_snapshots_aside(dir)?;
+                match open_patiently(dir) {
+                    Ok(open) => open,
+                    Err(failure) if !failure.damaged => return Err(environment(failure)),
+                    Err(second) => {
+                        let aside = quarantine(dir)?;
+                        tracing::error!(error = second.detail, moved_to = %aside.display(), "the database can not be opened; beginning an empty one");
+                        quarantined = Some(aside);
+                        open_patiently(dir).map_err(environment)?
+                    }
+                }
+            }
+        };
+        sync_dir(dir)?;
+        let kv = Self {
+            dir: dir.to_owned(),
+            open: RwLock::new(Some(open)),
+        };
+        Ok(Opened { kv, quarantined })
+    }
+
+    fn with<T>(&self, f: impl Fn(&Open) -> sled::Result<T>) -> Result<T, StoreError> {
+        let guard = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = &*guard {
+            match guarded(|| f(open)) {
+                Ok(value) => return Ok(value),
+                Err(failure) => tracing::warn!(
+                    error = failure.detail,
+                    "the database failed; opening it again"
+                ),
+            }
+        }
+        drop(guard);
+        self.reopen()?;
+        let guard = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(open) = &*guard else {
+            return Err(database(&self.dir, "not open"));
+        };
+        guarded(|| f(open)).map_err(|e| database(&self.dir, e.detail))
+    }
+
+    fn reopen(&self) -> Result<(), StoreError> {
+        let mut guard = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        drop(guard.take());
+        remove_half_made_snapshots(&self.dir)?;
+        *guard = Some(open_patiently(&self.dir).map_err(|e| database(&self.dir, e.detail))?);
+        Ok(())
+    }
+}
+
+impl Open {
+    fn table(&self, table: Table) -> &sled::Tree {
+        &self.tables[table as usize] // one for each of Table::ALL
+    }
+}
+
+impl Kv for SledKv {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.with(|open| Ok(open.table(table).get(key)?.map(|v| v.to_vec())))
+    }
+
+    fn put(&self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        if value.len() > MAX_VALUE_BYTES {
+            let detail = format!(
+                "a value of {} bytes; the most is {MAX_VALUE_BYTES}",
+                value.len()
+            );
+            return Err(database(&self.dir, detail));
+        }
+        self.with(|open| open.table(table).insert(key, value).map(drop))
+    }
+
+    fn delete(&self, table: Table, key: &[u8]) -> Result<(), StoreError> {
+        self.with(|open| open.table(table).remove(key).map(drop))
+    }
+
+    fn scan(&self, table: Table, from: &[u8], to: &[u8], each: Each<'_>) -> Result<(), StoreError> {
+        let guard = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(open) = &*guard else {
+            drop(guard);
+            self.reopen()?;
+            return self.scan(table, from, to, each);
+        };
+        // Not retried like the others: `each` has seen a part already.
+        let scanned = guarded(AssertUnwindSafe(|| {
+            for entry in open.table(table).range(from..to) {
+                let (key, value) = entry?;
+                if each(&key, &value).is_break() {
+                    break;
+                }
+            }
+            Ok(())
+        }));
+        scanned.map_err(|e| database(&self.dir, e.detail))
+    }
+
+    fn barrier(&self) -> Result<(), StoreError> {
+        self.with(|open| open.db.flush().map(drop))?;
+        let file = self.dir.join("db");
+        let synced = std::fs::File::open(&file).and_then(|f| f.sync_all());
+        synced.map_err(|e| database(&file, &e))?;
+        sync_dir(&self.dir)
+    }
+
+    fn size_bytes(&self) -> u64 {
+        // The log only: sled's own figure stats every blob, and there are none.
+        std::fs::metadata(self.dir.join("db")).map_or(0, |meta| {
+            use std::os::unix::fs::MetadataExt;
+            meta.blocks() * 512
+        })
+    }
+}
+
+/// Moves the whole directory aside, under a name that no later one takes.
+pub(super) fn quarantine(dir: &Path) -> Result<PathBuf, StoreError> {
+    let now = devmon_core::wire::TimestampMs::now();
+    let mut name = dir.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".quarantine-{now}"));
+    let aside = dir.with_file_name(name);
+    std::fs::rename(dir, &aside).map_err(|e| database(dir, &e))?;
+    std::fs::create_dir_all(dir).map_err(|e| database(dir, &e))?;
+    Ok(aside)
+}
+
+/// Why sled failed, and whose fault that is.
+struct Failure {
+    detail: String,
+    /// What it read is not what was written. Else: disk full, no permission, in use; moving the database aside would help nobody.
+    damaged: bool,
+}
+
+/// Opens, and waits for the lock: sled's threads let go of a database that this process has closed a moment later.
+fn open_patiently(dir: &Path) -> Result<Open, Failure> {
+    let give_up = Instant::now() + REOPEN_PATIENCE;
+    loop {
+        match open_sled(dir) {
+            Err(failure) if failure.detail.contains(LOCKED) && Instant::now() < give_up => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            opened => return opened,
+        }
+    }
+}
+
+/// What sled says when another has its file; it has no code for it.
+const LOCKED: &str = "could not acquire lock";
+
+fn open_sled(dir: &Path) -> Result<Open, Failure> {
+    guarded(|| {
+        let db = sled::Config::default()
+            .path(dir)
+            .cache_capacity(CACHE_BYTES)
+            .flush_every_ms(Some(1000)) // sled collects its garbage in this thread; durability is the barrier's
+            .open()?;
+        let tables = Table::ALL
+            .iter()
+            .map(|t| db.open_tree(t.name()))
+            .collect::<Result<_, _>>()?;
+        Ok(Open { db, tables })
+    })
+}
+
+/// sled asserts where it should return an error; a panic in it must not end a thread of ours.
+fn guarded<T>(f: impl FnOnce() -> sled::Result<T>) -> Result<T, Failure> {
+    match catch_unwind(AssertUnwindSafe(f)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => {
+            let detail = error.to_string();
+            // sled copies errors and loses their number, but not their kind.
+            let environment = match &error {
+                sled::Error::Io(io) => {
+                    use std::io::ErrorKind::{InvalidData, Other, UnexpectedEof};
+                    let of_content = matches!(io.kind(), InvalidData | Other | UnexpectedEof);
+                    io.raw_os_error().is_some() || !of_content || detail.contains(LOCKED)
+                }
+                _ => false,
+            };
+            Err(Failure {
+                detail,
+                damaged: !environment,
+            })
+        }
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+            let detail = format!("sled panicked: {}", text.unwrap_or("no message"));
+            Err(Failure {
+                detail,
+                damaged: true,
+            })
+        }
+    }
+}
+
+fn snapshots(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(|e| database(dir, &e))? {
+        let path = entry.map_err(|e| database(dir, &e))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("snap.") {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+fn remove_half_made_snapshots(dir: &Path) -> Result<(), StoreError> {
+    for path in snapshots(dir)? {
+        if path.to_string_lossy().ends_with(".generating") {
+            std::fs::remove_file(&path).map_err(|e| database(&path, &e))?;
+            tracing::info!(file = %path.display(), "removed a snapshot that a kill left half made");
+        }
+    }
+    Ok(())
+}
+
+fn set_snapshots_aside(dir: &Path) -> Result<(), StoreError> {
+    for path in snapshots(dir)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let aside = path.with_file_name(format!("aside-{name}"));
+        std::fs::rename(&path, aside).map_err(|e| database(&path, &e))?;
+    }
+    Ok(())
+}
+
+fn sync_dir(dir: &Path) -> Result<(), StoreError> {
+    let synced = std::fs::File::open(dir).and_then(|d| d.sync_all());
+    synced.map_err(|e| database(dir, &e))
+}
+
+fn database(path: &Path, detail: impl std::fmt::Display) -> StoreError {
+    StoreError::Database {
+        path: path.to_owned(),
+        detail: detail.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(kv: &SledKv, key: &[u8], value: &[u8]) {
+        kv.put(Table::Blocks, key, value).unwrap();
+    }
+
+    #[test]
+    fn entries_come_back_in_order_and_survive_a_reopen() {
+        let dir = tempfile::tempdir().unwrap();
+        let kv = SledKv::open(dir.path()).unwrap().kv;
+        put(&kv, b"b", b"2");
+        put(&kv, b"a", b"1");
+        put(&kv, b"c", b"3");
+        kv.delete(Table::Blocks, b"c").unwrap();
+        kv.barrier().unwrap();
+        kv.reopen().unwrap();
+        let mut seen = Vec::new();
+        kv.scan(Table::Blocks, b"a", b"z", &mut |k, v| {
+            seen.push((k.to_vec(), v.to_vec()));
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        assert_eq!(
+            seen,
+            [
+                (b"a".to_vec(), b"1".to_vec()),
+                (b"b".to_vec(), b"2".to_vec())
+            ]
+        );
+        assert!(kv.size_bytes() > 0);
+    }
+
+    #[test]
+    fn a_value_that_sled_would_put_into_a_blob_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let kv = SledKv::open(dir.path()).unwrap().kv;
+        put(&kv, b"a", &[0; MAX_VALUE_BYTES]);
+        assert!(
+            kv.put(Table::Blocks, b"a", &[0; MAX_VALUE_BYTES + 1])
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn a_half_made_snapshot_does_not_hinder_the_next_open() {
+        let dir = tempfile::tempdir().unwrap();
+        {
+            let kv = SledKv::open(dir.path()).unwrap().kv;
+            put(&kv, b"a", b"1");
+            kv.barrier().unwrap();
+        }
+        // What a kill during open leaves: sled takes it for its newest snapshot.
+        std::fs::write(dir.path().join("snap.7FFFFFFFFFFFFFFF.generating"), b"half").unwrap();
+        let opened = SledKv::open(dir.path()).unwrap();
+        assert_eq!(opened.quarantined, None);
+        assert_eq!(opened.kv.get(Table::Blocks, b"a").unwrap().unwrap(), b"1");
+    }
+
+    #[test]
+    fn a_damaged_snapshot_is_set_aside_and_the_log_read_instead() {
+        let dir = tempfile::tempdir().unwrap();
+        for _ in 0..2 {
+            let kv = SledKv::open(dir.path()).unwrap().kv;
+            put(&kv, b"a", b"1");
+            kv.barrier().unwrap();
+        }
+        let snapshot = snapshots(dir.path()).unwrap().pop().unwrap();
+        let mut bytes = std::fs::read(&snapshot).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0xff;
+        std::fs::write(&snapshot, bytes).unwrap();
+        let opened = SledKv::open(dir.path()).unwrap();
+        assert_eq!(opened.quarantined, None);
+        assert_eq!(opened.kv.get(Table::Blocks, b"a").unwrap().unwrap(), b"1");
+    }
+
+    #[test]
+    fn a_database_that_can_not_be_opened_is_kept_aside() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("db");
+        {
+            let kv = SledKv::open(&dir).unwrap().kv;
+            put(&kv, b"a", b"1");
+            kv.barrier().unwrap();
+        }
+        std::fs::write(dir.join("conf"), b"not sled's").unwrap();
+        let opened = SledKv::open(&dir).unwrap();
+        let aside = opened.quarantined.unwrap();
+        assert!(aside.join("db").is_file());
+        assert_eq!(opened.kv.get(Table::Blocks, b"a").unwrap(), None);
+        put(&opened.kv, b"b", b"2");
+        opened.kv.barrier().unwrap();
+    }
+}

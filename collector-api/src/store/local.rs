@@ -1,0 +1,438 @@
+//! The store on the local disk: the journal, the catalogue with the heads, the database, and who may touch which when.
+//!
+//! # Order of locks
+//! journal → state. A commit holds the journal for the length of an fsync and the state only while it applies what is durable, so readers never wait for the
+//! disk. The sealing thread (`seal`) takes both for a moment to cut, and neither while it writes blocks.
+//!
+//! # Files in the store's directory
+//! | name | what |
+//! |---|---|
+//! | `journal/` | what was committed and may not be in the database yet |
+//! | `db/` | sled: sealed samples and the catalogue |
+//! | `db.quarantine-<ms>/` | a database that could not be opened, moved aside whole |
+//! | `dead-letters/` | refused messages |
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
+
+use devmon_core::MetricPath;
+use devmon_core::journal::{self, Journal, Position};
+use devmon_core::wire::TimestampMs;
+
+use super::catalogue::Catalogue;
+use super::dead_letters::DeadLetters;
+use super::engine::{
+    Accepted, Committed, Content, DeadLetter, DeviceRecord, SeriesRange, SeriesRecord, Store,
+    StoreError, StoreStatus,
+};
+use super::kv::Kv;
+use super::persist::Hour;
+use super::seal::Sealer;
+use super::{open, range, record};
+
+/// Trimming works by whole segments, and one always stays.
+const JOURNAL_SEGMENT_BYTES: u64 = 32 << 20;
+/// How many times [`Options::seal_samples`] the heads may hold before commits wait for the sealing thread.
+const HEAD_FACTOR: u64 = 4;
+/// How long they wait.
+const SEAL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How the store is kept. The defaults suit one collector on one disk.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Raw samples older than this are dropped, by whole hours.
+    pub retention: Duration,
+    /// The heads are sealed into blocks when the journal has grown by this since the last time: what a restart has to replay, at some 100 MB/s.
+    pub seal_journal_bytes: u64,
+    /// The heads are sealed when their oldest sample arrived so long ago.
+    pub seal_age: Duration,
+    /// The heads are sealed when they hold so many samples, at about 9 bytes of memory each.
+    pub seal_samples: u64,
+    /// Bound on the dead letters, in bytes; the oldest go first.
+    pub dead_letters_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            retention: Duration::from_secs(30 * 86_400),
+            seal_journal_bytes: 256 << 20,
+            seal_age: Duration::from_secs(3600),
+            seal_samples: 4_000_000,
+            dead_letters_bytes: 16 << 20,
+        }
+    }
+}
+
+/// The store in a directory. Dropping it ends its thread; what was committed is safe at any time.
+pub struct Engine {
+    shared: Arc<Shared>,
+    sealer: Option<std::thread::JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("dir", &self.shared.dir)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the engine and its sealing thread share.
+pub(super) struct Shared {
+    pub(super) dir: PathBuf,
+    pub(super) options: Options,
+    pub(super) journal: Mutex<Journal>,
+    state: RwLock<State>,
+    pub(super) kv: Box<dyn Kv>,
+    letters: Mutex<DeadLetters>,
+    pub(super) signal: super::seal::Signal,
+    /// Appended to the journal since the last cut.
+    pub(super) unsealed_bytes: AtomicU64,
+    last_commit_us: AtomicU64,
+    pub(super) problem: Mutex<Option<String>>,
+    pub(super) sealing_problem: Mutex<Option<String>>,
+    pub(super) degraded: Option<String>,
+}
+
+/// What readers see.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) catalogue: Catalogue,
+    /// The last seal that was committed; blocks of a higher one do not count.
+    pub(super) generation: u32,
+    /// Hours that have blocks.
+    pub(super) hours: BTreeMap<u32, Hour>,
+    /// Samples that are being sealed.
+    pub(super) sealing_samples: u64,
+    /// Arrival of the oldest message that is not in the database.
+    pub(super) unsealed_since: Option<TimestampMs>,
+}
+
+impl Shared {
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A thread that panicked elsewhere has not left data half-changed: each change is one call.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Engine {
+    /// Opens or makes the store in `dir`. Blocks while the journal is replayed.
+    ///
+    /// A database that can not be opened is moved aside, and the store goes on with what the journal holds; [`StoreStatus::degraded`] says so.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the directory is in use, the journal is damaged, the disk does not take writes. It names the file and what to do.
+    pub fn open(dir: &Path, options: Options) -> Result<Self, StoreError> {
+        Self::open_with(dir, options, |kv| kv)
+    }
+
+    /// Opens the store with something between it and its database: tests break it there.
+    pub(super) fn open_with(
+        dir: &Path,
+        options: Options,
+        wrap: impl FnOnce(Box<dyn Kv>) -> Box<dyn Kv>,
+    ) -> Result<Self, StoreError> {
+        let journal_options = journal::Options {
+            segment_bytes: JOURNAL_SEGMENT_BYTES.min(options.seal_journal_bytes),
+            ..journal::Options::default()
+        };
+        // First: its lock keeps a second collector from the database, too.
+        let (journal, recovery) = Journal::open(&dir.join("journal"), journal_options)?;
+        if recovery.torn_bytes > 0 {
+            tracing::warn!(
+                torn_bytes = recovery.torn_bytes,
+                "cut off the journal what a crash left half written"
+            );
+        }
+        let letters = DeadLetters::open(&dir.join("dead-letters"), options.dead_letters_bytes)?;
+        let opened = open::open(dir, &journal, wrap)?;
+        let shared = Arc::new(Shared {
+            dir: dir.to_owned(),
+            options,
+            unsealed_bytes: AtomicU64::new(opened.replayed_bytes),
+            journal: Mutex::new(journal),
+            state: RwLock::new(opened.state),
+            kv: opened.kv,
+            letters: Mutex::new(letters),
+            signal: super::seal::Signal::default(),
+            last_commit_us: AtomicU64::new(0),
+            problem: Mutex::new(None),
+            sealing_problem: Mutex::new(None),
+            degraded: opened.degraded,
+        });
+        let sealer = Sealer::new(shared.clone(), opened.next_generation, opened.records);
+        let thread = std::thread::Builder::new().name("store-seal".into());
+        let sealer = thread
+            .spawn(move || sealer.run())
+            .map_err(|e| StoreError::Database {
+                path: dir.to_owned(),
+                detail: format!("no thread for sealing: {e}"),
+            })?;
+        Ok(Self {
+            shared,
+            sealer: Some(sealer),
+        })
+    }
+
+    /// Seals now and waits for it: what was committed before is in blocks afterwards.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the database did not take it. Nothing is lost; it is tried again later.
+    pub fn seal_now(&self) -> Result<(), StoreError> {
+        self.shared
+            .signal
+            .seal_and_wait()
+            .map_err(|detail| StoreError::Database {
+                path: self.shared.dir.clone(),
+                detail,
+            })
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.shared.signal.stop();
+        if self
+            .sealer
+            .take()
+            .is_some_and(|thread| thread.join().is_err())
+        {
+            tracing::error!("the sealing thread had panicked");
+        }
+    }
+}
+
+impl Shared {
+    /// Waits while the heads hold far more than the sealing thread was asked to leave in them.
+    fn wait_for_room(&self) -> Result<(), StoreError> {
+        let most = self.options.seal_samples.saturating_mul(HEAD_FACTOR);
+        let full = || {
+            let state = self.read();
+            state.catalogue.head_samples + state.sealing_samples > most
+        };
+        let give_up = Instant::now() + SEAL_PATIENCE;
+        while full() {
+            self.signal.request();
+            if !self.signal.wait_for_seal(give_up) {
+                let detail = format!(
+                    "more than {most} samples wait to be sealed: the database does not keep up, or fails"
+                );
+                return Err(StoreError::Database {
+                    path: self.dir.clone(),
+                    detail,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn commit(&self, batch: &[Accepted]) -> Result<Vec<Committed>, StoreError> {
+        self.wait_for_room()?;
+        let mut journal = lock(&self.journal);
+        let is_new = self.find_new(batch);
+        let mut bytes = 0;
+        let mut buffer = Vec::new();
+        for (item, is_new) in batch.iter().zip(&is_new) {
+            if *is_new {
+                buffer.clear();
+                record::encode(item, &mut buffer);
+                journal.append(&buffer)?; // too long for a record: not after the intake's limits
+                bytes += buffer.len() as u64;
+            }
+        }
+        journal.commit()?;
+        // Durable from here on; still under the journal's lock, so that a cut falls between two batches.
+        let mut state = self.write();
+        let committed = batch.iter().zip(&is_new).map(|(item, is_new)| {
+            if !is_new {
+                return Committed::Duplicate;
+            }
+            state.unsealed_since.get_or_insert(item.received);
+            Committed::Stored {
+                samples: state.catalogue.apply(item),
+            }
+        });
+        let committed = committed.collect();
+        let head_samples = state.catalogue.head_samples;
+        drop(state);
+        drop(journal);
+        let unsealed = self.unsealed_bytes.fetch_add(bytes, Relaxed) + bytes;
+        if unsealed > self.options.seal_journal_bytes || head_samples > self.options.seal_samples {
+            self.signal.request();
+        }
+        Ok(committed)
+    }
+
+    /// For each item, whether its message is none that was committed before or stands earlier in the batch.
+    fn find_new(&self, batch: &[Accepted]) -> Vec<bool> {
+        let state = self.read();
+        let mut in_batch = HashSet::new();
+        let is_new = |item: &Accepted| match &item.content {
+            Content::Metrics { id: Some(id), .. } => !state.catalogue.has_seen(&item.device, id),
+            _ => true,
+        };
+        batch
+            .iter()
+            .map(|item| {
+                let first_here = match &item.content {
+                    Content::Metrics { id: Some(id), .. } => in_batch.insert((&item.device, id)),
+                    _ => true,
+                };
+                first_here && is_new(item)
+            })
+            .collect()
+    }
+
+    /// Notes whether writing works, for [`StoreStatus::problem`].
+    fn note<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        let problem = result.as_ref().err().map(|error| match error {
+            StoreError::Journal(journal) if journal.is_disk_full() => {
+                format!("the disk is full: free some space and intake goes on by itself ({error})")
+            }
+            error => error.to_string(),
+        });
+        *lock(&self.problem) = problem;
+        result
+    }
+}
+
+impl Store for Engine {
+    fn commit(&self, batch: &[Accepted]) -> Result<Vec<Committed>, StoreError> {
+        let begin = Instant::now();
+        let result = self.shared.commit(batch);
+        let took = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.shared.last_commit_us.store(took, Relaxed);
+        self.shared.note(result)
+    }
+
+    fn bury(&self, letters: Vec<DeadLetter>) -> Result<(), StoreError> {
+        let buried = lock(&self.shared.letters).bury(&letters);
+        self.shared.note(buried.map_err(StoreError::from))
+    }
+
+    fn devices(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+        keep: &dyn Fn(&DeviceRecord) -> bool,
+    ) -> Vec<DeviceRecord> {
+        self.shared.read().catalogue.list(after, limit, keep)
+    }
+
+    fn device(&self, id: &str) -> Option<DeviceRecord> {
+        let state = self.shared.read();
+        let (id, device) = state.catalogue.devices.get_key_value(id)?;
+        Some(device.record(id))
+    }
+
+    fn series(
+        &self,
+        device: &str,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Vec<SeriesRecord> {
+        let state = self.shared.read();
+        let device = state.catalogue.devices.get(device);
+        device.map_or_else(Vec::new, |device| device.list(prefix, after, limit))
+    }
+
+    fn range(
+        &self,
+        device: &str,
+        paths: &[MetricPath],
+        from: TimestampMs,
+        to: TimestampMs,
+        limit: usize,
+    ) -> Result<Vec<SeriesRange>, StoreError> {
+        range::range(&self.shared, device, paths, from, to, limit)
+    }
+
+    fn dead_letters(
+        &self,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, StoreError> {
+        Ok(lock(&self.shared.letters).list(before, limit)?)
+    }
+
+    fn status(&self) -> StoreStatus {
+        let shared = &self.shared;
+        // Not under the journal's lock for longer than the number takes: it is held during an fsync.
+        let journal_bytes = lock(&shared.journal).size_bytes();
+        let dead_letters_bytes = lock(&shared.letters).size_bytes();
+        let state = shared.read();
+        StoreStatus {
+            problem: lock(&shared.problem).clone(),
+            sealing_problem: lock(&shared.sealing_problem).clone(),
+            degraded: shared.degraded.clone(),
+            devices: state.catalogue.devices.len() as u64,
+            series: state.catalogue.series,
+            journal_bytes,
+            blocks: state.hours.values().map(|hour| hour.blocks).sum(),
+            database_bytes: shared.kv.size_bytes(),
+            head_samples: state.catalogue.head_samples + state.sealing_samples,
+            dead_letters_bytes,
+            last_commit_us: shared.last_commit_us.load(Relaxed),
+        }
+    }
+}
+
+/// The end of what the database holds, as one record of the table `meta`: written last, so that all that it vouches for is there.
+///
+/// | offset | size | little-endian |
+/// |---|---|---|
+/// | 0 | 1 | version, 1 |
+/// | 1 | 4 | generation of the last seal |
+/// | 5 | 8 + 8 | segment and offset in the journal from which a restart replays |
+/// | 21 | 4 | CRC-32C of all of that |
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Watermark {
+    pub(super) generation: u32,
+    pub(super) replay_from: Position,
+}
+
+impl Watermark {
+    pub(super) const KEY: &'static [u8] = b"watermark";
+
+    pub(super) fn encode(self) -> Vec<u8> {
+        let mut out = vec![1];
+        out.extend_from_slice(&self.generation.to_le_bytes());
+        out.extend_from_slice(&self.replay_from.segment.to_le_bytes());
+        out.extend_from_slice(&self.replay_from.offset.to_le_bytes());
+        let crc = crc32c::crc32c(&out);
+        out.extend_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (body, crc) = bytes.split_last_chunk()?;
+        let (&[1], rest) = body.split_first_chunk()? else {
+            return None;
+        };
+        let (generation, rest) = rest.split_first_chunk()?;
+        let (segment, rest) = rest.split_first_chunk()?;
+        let (offset, rest) = rest.split_first_chunk()?;
+        let good = rest.is_empty() && u32::from_le_bytes(*crc) == crc32c::crc32c(body);
+        let replay_from = Position {
+            segment: u64::from_le_bytes(*segment),
+            offset: u64::from_le_bytes(*offset),
+        };
+        good.then_some(Self {
+            generation: u32::from_le_bytes(*generation),
+            replay_from,
+        })
+    }
+}

@@ -1,0 +1,203 @@
+//! Opening: the database, what a crash left in it, the catalogue, and the journal behind the watermark.
+//!
+//! In order: open the database (its own ladder: `kv`) → remove blocks and records of a seal that was never committed → read the catalogue → replay the
+//! journal. A catalogue that can not be read ends like a database that can not be opened: it is moved aside, and what the journal holds is replayed.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use devmon_core::journal::{Journal, Position};
+
+use super::blob::{self, Id};
+use super::block;
+use super::engine::StoreError;
+use super::kv::{self, Kv, SledKv, Table};
+use super::local::{State, Watermark};
+use super::persist::{self, Restore};
+use super::record;
+
+/// An open store, but for its threads.
+pub(super) struct Opened {
+    pub(super) kv: Box<dyn Kv>,
+    pub(super) state: State,
+    pub(super) next_generation: u32,
+    /// The generation of each record that counts.
+    pub(super) records: HashMap<Id, u32>,
+    pub(super) replayed_bytes: u64,
+    pub(super) degraded: Option<String>,
+}
+
+pub(super) fn open(
+    dir: &Path,
+    journal: &Journal,
+    wrap: impl FnOnce(Box<dyn Kv>) -> Box<dyn Kv>,
+) -> Result<Opened, StoreError> {
+    let db = dir.join("db");
+    let opened = SledKv::open(&db)?;
+    let mut aside = opened.quarantined;
+    let mut kv: Box<dyn Kv> = Box::new(opened.kv);
+    let loaded = match load(&*kv) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            drop(kv);
+            let moved_to = kv::quarantine(&db)?;
+            tracing::error!(%error, moved_to = %moved_to.display(), "the database's catalogue can not be read; beginning an empty one");
+            aside = Some(moved_to);
+            kv = Box::new(SledKv::open(&db)?.kv);
+            load(&*kv)?
+        }
+    };
+    let degraded = aside.map(|aside| {
+        format!("the database could not be read and lies in {}; what the journal held was restored, older samples are missing", aside.display())
+    });
+    let kv = wrap(kv);
+    let Loaded {
+        mut state,
+        next_generation,
+        records,
+        watermark,
+    } = loaded;
+    let from = replay_from(&*kv, journal, watermark)?;
+    let replayed_bytes = replay(journal, from, &mut state)?;
+    Ok(Opened {
+        kv,
+        state,
+        next_generation,
+        records,
+        replayed_bytes,
+        degraded,
+    })
+}
+
+struct Loaded {
+    state: State,
+    next_generation: u32,
+    records: HashMap<Id, u32>,
+    watermark: Option<Watermark>,
+}
+
+fn load(kv: &dyn Kv) -> Result<Loaded, StoreError> {
+    let damaged = |key: String, detail: &dyn std::fmt::Display| StoreError::DamagedBlock {
+        key,
+        detail: detail.to_string(),
+    };
+    let watermark = match kv.get(Table::Meta, Watermark::KEY)? {
+        None => None,
+        Some(bytes) => {
+            let watermark = Watermark::decode(&bytes);
+            Some(watermark.ok_or_else(|| damaged("watermark".into(), &"not of our form"))?)
+        }
+    };
+    let generation = watermark.map_or(0, |w| w.generation);
+    let mut restore = Restore::default();
+    let mut records = HashMap::new();
+    let leftovers = blob::load(kv, generation, &mut |id, generation, record| {
+        restore
+            .record(id, &record)
+            .map_err(|e| damaged(format!("{id:?}"), &e))?;
+        records.insert(id, generation);
+        Ok(())
+    })?;
+    let highest = leftovers
+        .garbage
+        .iter()
+        .map(|(_, generation)| *generation)
+        .max()
+        .unwrap_or(0);
+    for (uncommitted, intent) in &leftovers.intents {
+        let hours = persist::read_intent(intent).unwrap_or_default(); // damaged: the crash came before any block
+        tracing::info!(
+            generation = uncommitted,
+            hours = hours.len(),
+            "removing what an unfinished seal wrote"
+        );
+        for hour in hours {
+            remove_blocks(kv, hour, *uncommitted)?;
+        }
+    }
+    if !leftovers.garbage.is_empty() {
+        kv.barrier()?; // blocks first: the intent names them
+        for (id, generation) in leftovers.garbage {
+            blob::delete(kv, id, generation)?;
+        }
+        kv.barrier()?;
+    }
+    let (catalogue, hours) = restore
+        .finish()
+        .map_err(|e| damaged("catalogue".into(), &e))?;
+    let state = State {
+        catalogue,
+        generation,
+        hours,
+        ..State::default()
+    };
+    Ok(Loaded {
+        state,
+        next_generation: generation.max(highest) + 1,
+        records,
+        watermark,
+    })
+}
+
+fn remove_blocks(kv: &dyn Kv, hour: u32, generation: u32) -> Result<(), StoreError> {
+    let (from, to) = (hour.to_be_bytes(), (u64::from(hour) + 1).to_be_bytes());
+    let mut keys = Vec::new();
+    kv.scan(Table::Blocks, &from, &to[4..], &mut |key, _| {
+        if block::generation_of(key) == Some(generation) {
+            keys.push(key.to_vec());
+        }
+        ControlFlow::Continue(())
+    })?;
+    keys.iter()
+        .try_for_each(|key| kv.delete(Table::Blocks, key))
+}
+
+/// Where replay begins: at the watermark; or at the start, when this is not the journal that the watermark speaks of.
+fn replay_from(
+    kv: &dyn Kv,
+    journal: &Journal,
+    watermark: Option<Watermark>,
+) -> Result<Position, StoreError> {
+    let Some(watermark) = watermark else {
+        return Ok(Position::START);
+    };
+    if watermark.replay_from <= journal.committed() {
+        return Ok(watermark.replay_from);
+    }
+    // Somebody moved the journal away. A new one counts from the start; replaying what is known changes nothing.
+    tracing::warn!("the journal is shorter than the database says; replaying all of it");
+    let from_start = Watermark {
+        replay_from: Position::START,
+        ..watermark
+    };
+    kv.put(Table::Meta, Watermark::KEY, &from_start.encode())?;
+    kv.barrier()?;
+    Ok(Position::START)
+}
+
+/// Applies what lies behind `from`; returns how many bytes that were.
+fn replay(journal: &Journal, from: Position, state: &mut State) -> Result<u64, StoreError> {
+    let mut bytes = 0;
+    let mut unreadable = 0u64;
+    let mut first_problem = None;
+    for entry in journal.read_from(from) {
+        let entry = entry?;
+        bytes += entry.payload.len() as u64;
+        match record::decode(&entry.payload) {
+            Ok(item) => {
+                state.unsealed_since.get_or_insert(item.received);
+                // No check for repeats: what is in the journal was new when it came, and the catalogue may be ahead of it.
+                state.catalogue.apply(&item);
+            }
+            Err(error) => {
+                unreadable += 1;
+                first_problem.get_or_insert(error);
+            }
+        }
+    }
+    if let Some(error) = first_problem {
+        tracing::error!(unreadable, %error, "messages in the journal can not be read by this release and are left out");
+    }
+    Ok(bytes)
+}

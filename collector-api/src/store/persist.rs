@@ -1,0 +1,229 @@
+//! The catalogue as records of the database, both ways.
+//!
+//! A seal writes the records of the devices that changed; opening reads them all. They may be newer than the journal's watermark: applying a message again
+//! changes nothing. All numbers are varints, signed ones zigzag; times are unix ms; a text is its length and its UTF-8. Each record begins with its version, 1.
+//!
+//! | record | behind the version |
+//! |---|---|
+//! | checkpoint | next device number, next stream number; number of hours; each: hour, blocks, bytes |
+//! | device | id; first seen, last seen; 0 or 1 and last metrics; presence (0 unknown, 1 online, 2 offline); window of messages (`dedupe`) |
+//! | about | the JSON of the wire |
+//! | stream | number of the device; name; number of series; their paths |
+//! | latest | number of series; each: 0, or 1 with first time, last time less first time, newest value tagged (`column`) |
+//! | intent | number of hours; the hours |
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use devmon_core::wire::about::Presence;
+use devmon_core::wire::{DeviceId, TimestampMs};
+
+use super::blob::{Id, Kind};
+use super::catalogue::{Catalogue, Device, Known, Stream};
+use super::column::{get_value, put_value};
+use super::dedupe::Seen;
+use super::varint::{Cursor, Malformed, put_bytes, put_i64, put_u64};
+
+const VERSION: u8 = 1;
+
+/// Blocks of an hour.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Hour {
+    pub(super) blocks: u64,
+    pub(super) bytes: u64,
+}
+
+pub(super) fn checkpoint(catalogue: &Catalogue, hours: &BTreeMap<u32, Hour>) -> Vec<u8> {
+    let mut out = vec![VERSION];
+    put_u64(&mut out, catalogue.next_device.into());
+    put_u64(&mut out, catalogue.next_stream.into());
+    put_u64(&mut out, hours.len() as u64);
+    for (hour, figures) in hours {
+        put_u64(&mut out, (*hour).into());
+        put_u64(&mut out, figures.blocks);
+        put_u64(&mut out, figures.bytes);
+    }
+    out
+}
+
+pub(super) fn intent(hours: impl ExactSizeIterator<Item = u32>) -> Vec<u8> {
+    let mut out = vec![VERSION];
+    put_u64(&mut out, hours.len() as u64);
+    hours.for_each(|hour| put_u64(&mut out, hour.into()));
+    out
+}
+
+pub(super) fn read_intent(record: &[u8]) -> Result<Vec<u32>, Malformed> {
+    let mut from = begin(record)?;
+    (0..from.count(record.len())?).map(|_| from.u32()).collect()
+}
+
+pub(super) fn device(id: &DeviceId, device: &Device) -> Vec<u8> {
+    let mut out = vec![VERSION];
+    put_bytes(&mut out, id.as_str().as_bytes());
+    put_i64(&mut out, device.first_seen.0);
+    put_i64(&mut out, device.last_seen.0);
+    put_u64(&mut out, device.last_metrics.is_some().into());
+    if let Some(ts) = device.last_metrics {
+        put_i64(&mut out, ts.0);
+    }
+    out.push(match device.presence {
+        None => 0,
+        Some(Presence::Online) => 1,
+        Some(Presence::Offline) => 2,
+    });
+    device.seen.encode(&mut out);
+    out
+}
+
+pub(super) fn stream(device: u32, stream: &Stream) -> Vec<u8> {
+    let mut out = vec![VERSION];
+    put_u64(&mut out, device.into());
+    put_bytes(&mut out, stream.name.as_bytes());
+    put_u64(&mut out, stream.series.len() as u64);
+    for series in &stream.series {
+        put_bytes(&mut out, series.path.as_bytes());
+    }
+    out
+}
+
+pub(super) fn latest(stream: &Stream) -> Vec<u8> {
+    let mut out = vec![VERSION];
+    put_u64(&mut out, stream.series.len() as u64);
+    for series in &stream.series {
+        let Some(known) = &series.known else {
+            out.push(0);
+            continue;
+        };
+        out.push(1);
+        put_i64(&mut out, known.first_ts.0);
+        put_i64(&mut out, known.last_ts.since(known.first_ts));
+        put_value(&mut out, &known.last_value);
+    }
+    out
+}
+
+/// Puts a catalogue together from its records, which come by kind and number.
+#[derive(Debug, Default)]
+pub(super) struct Restore {
+    pub(super) hours: BTreeMap<u32, Hour>,
+    next_device: u32,
+    next_stream: u32,
+    devices: BTreeMap<u32, (DeviceId, Device)>,
+    /// By number, with the device's.
+    streams: BTreeMap<u32, (u32, Stream)>,
+}
+
+impl Restore {
+    pub(super) fn record(&mut self, id: Id, record: &[u8]) -> Result<(), Malformed> {
+        let mut from = begin(record)?;
+        match id.kind {
+            Kind::Checkpoint => {
+                self.next_device = from.u32()?;
+                self.next_stream = from.u32()?;
+                for _ in 0..from.count(record.len())? {
+                    let hour = from.u32()?;
+                    self.hours.insert(
+                        hour,
+                        Hour {
+                            blocks: from.u64()?,
+                            bytes: from.u64()?,
+                        },
+                    );
+                }
+            }
+            Kind::Device => {
+                let device = read_device(&mut from, id.number)?;
+                self.devices.insert(id.number, device);
+            }
+            Kind::About => {
+                let about = serde_json::from_slice(from.0).map_err(|_| Malformed("no about"))?;
+                self.device(id.number)?.about = Some(Arc::new(about));
+            }
+            Kind::Stream => {
+                let device = from.u32()?;
+                let mut stream = Stream::new(id.number, from.text()?);
+                for _ in 0..from.count(record.len())? {
+                    stream.restore(from.text()?);
+                }
+                self.streams.insert(id.number, (device, stream));
+            }
+            Kind::Latest => {
+                let of = self.streams.get_mut(&id.number);
+                let (_, stream) = of.ok_or(Malformed("samples of no stream"))?;
+                // The paths may have been written by an earlier seal, then there are fewer samples; never more.
+                let count = from.count(stream.series.len())?;
+                for series in stream.series.iter_mut().take(count) {
+                    series.known = read_known(&mut from)?;
+                }
+            }
+            Kind::Intent => {}
+        }
+        Ok(())
+    }
+
+    fn device(&mut self, number: u32) -> Result<&mut Device, Malformed> {
+        let (_, device) = self
+            .devices
+            .get_mut(&number)
+            .ok_or(Malformed("no such device"))?;
+        Ok(device)
+    }
+
+    pub(super) fn finish(mut self) -> Result<(Catalogue, BTreeMap<u32, Hour>), Malformed> {
+        for (device, stream) in std::mem::take(&mut self.streams).into_values() {
+            self.device(device)?.add_stream(stream);
+        }
+        let mut catalogue = Catalogue {
+            next_device: self.next_device,
+            next_stream: self.next_stream,
+            ..Catalogue::default()
+        };
+        for (id, device) in self.devices.into_values() {
+            catalogue.series += device.live();
+            catalogue.devices.insert(id, device);
+        }
+        Ok((catalogue, self.hours))
+    }
+}
+
+fn begin(record: &[u8]) -> Result<Cursor<'_>, Malformed> {
+    let mut from = Cursor(record);
+    match from.u8()? {
+        VERSION => Ok(from),
+        _ => Err(Malformed("a version that this release does not know")),
+    }
+}
+
+fn read_device(from: &mut Cursor<'_>, number: u32) -> Result<(DeviceId, Device), Malformed> {
+    let id = from
+        .text()?
+        .parse()
+        .map_err(|_| Malformed("no device id"))?;
+    let mut device = Device::new(number, TimestampMs(from.i64()?));
+    device.last_seen = TimestampMs(from.i64()?);
+    if from.u64()? == 1 {
+        device.last_metrics = Some(TimestampMs(from.i64()?));
+    }
+    device.presence = match from.u8()? {
+        0 => None,
+        1 => Some(Presence::Online),
+        2 => Some(Presence::Offline),
+        _ => return Err(Malformed("unknown presence")),
+    };
+    device.seen = Seen::decode(from)?;
+    Ok((id, device))
+}
+
+fn read_known(from: &mut Cursor<'_>) -> Result<Option<Known>, Malformed> {
+    if from.u8()? == 0 {
+        return Ok(None);
+    }
+    let first_ts = TimestampMs(from.i64()?);
+    let last_ts = TimestampMs(first_ts.0.wrapping_add(from.i64()?));
+    Ok(Some(Known {
+        first_ts,
+        last_ts,
+        last_value: get_value(from)?,
+    }))
+}

@@ -1,0 +1,329 @@
+//! Sealing, cut off or failing at each of its steps: nothing is lost, nothing counts twice, nothing that was readable goes away.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use devmon_core::MetricPath;
+use devmon_core::wire::about::Presence;
+use devmon_core::wire::{Message, TimestampMs};
+
+use super::engine::{Accepted, Committed, Content, Store, StoreError};
+use super::kv::{Each, Kv, Table};
+use super::{Engine, Options};
+
+const BASE_MS: i64 = 1_795_450_000_000;
+
+/// Calls `before` ahead of each operation that changes the database.
+struct Watched {
+    kv: Box<dyn Kv>,
+    before: Arc<dyn Fn() -> Result<(), StoreError> + Send + Sync>,
+}
+
+impl Kv for Watched {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.kv.get(table, key)
+    }
+    fn put(&self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        (self.before)()?;
+        self.kv.put(table, key, value)
+    }
+    fn delete(&self, table: Table, key: &[u8]) -> Result<(), StoreError> {
+        (self.before)()?;
+        self.kv.delete(table, key)
+    }
+    fn scan(&self, table: Table, from: &[u8], to: &[u8], each: Each<'_>) -> Result<(), StoreError> {
+        self.kv.scan(table, from, to, each)
+    }
+    fn barrier(&self) -> Result<(), StoreError> {
+        (self.before)()?;
+        self.kv.barrier()
+    }
+    fn size_bytes(&self) -> u64 {
+        self.kv.size_bytes()
+    }
+}
+
+fn options() -> Options {
+    Options {
+        retention: Duration::from_secs(100 * 365 * 86_400),
+        ..Options::default()
+    }
+}
+
+fn open_watched(
+    dir: &Path,
+    before: impl Fn() -> Result<(), StoreError> + Send + Sync + 'static,
+) -> Engine {
+    let before = Arc::new(before);
+    Engine::open_with(dir, options(), |kv| Box::new(Watched { kv, before })).unwrap()
+}
+
+fn metrics(device: &str, seq: u64, frames: &[(i64, &str, String)]) -> Accepted {
+    let frames = frames.iter().map(|(ts, source, tree)| {
+        format!(
+            "{{\"ts\":{},\"source\":\"{source}\",\"metrics\":{{{tree}}}}}",
+            BASE_MS + ts
+        )
+    });
+    let frames: Vec<_> = frames.collect();
+    let payload = format!(
+        "{{\"v\":1,\"boot\":\"B\",\"seq\":{seq},\"frames\":[{}]}}",
+        frames.join(",")
+    );
+    let message = Message::decode(payload.as_bytes()).unwrap();
+    Accepted {
+        device: device.parse().unwrap(),
+        received: TimestampMs(BASE_MS + seq as i64),
+        payload: payload.into(),
+        content: Content::Metrics {
+            id: message.id,
+            frames: message.frames,
+        },
+    }
+}
+
+fn status(device: &str, presence: Presence) -> Accepted {
+    let payload = format!("{{\"status\":\"{presence:?}\"}}").to_lowercase();
+    Accepted {
+        device: device.parse().unwrap(),
+        received: TimestampMs(BASE_MS),
+        payload: payload.into(),
+        content: Content::Status(presence),
+    }
+}
+
+/// Before the first seal, and between it and the second: late samples, corrections, new series, a new device, several hours.
+fn batches() -> (Vec<Accepted>, Vec<Accepted>) {
+    let first = (0..20).map(|n: i64| {
+        metrics(
+            "a",
+            n as u64,
+            &[
+                (n * 600_000, "cpu", format!("\"x\":{n},\"f\":{}.5", n * 3)),
+                (n * 600_000, "disk", format!("\"t\":\"state {}\"", n % 3)),
+            ],
+        )
+    });
+    let second = (20..40).map(|n: i64| {
+        let ts = (n - 12) * 600_000; // half of it corrects
+        metrics(
+            "a",
+            n as u64,
+            &[(ts, "cpu", format!("\"x\":{},\"new\":{n}", n * 1000))],
+        )
+    });
+    let new_device = (0..5).map(|n: i64| metrics("b", n as u64, &[(n, "s", format!("\"y\":{n}"))]));
+    let second = second
+        .chain(new_device)
+        .chain([status("a", Presence::Online)]);
+    (first.collect(), second.collect())
+}
+
+type Contents = BTreeMap<(String, String), Vec<(i64, String)>>;
+
+fn contents(store: &Engine) -> Contents {
+    let mut found = Contents::new();
+    for device in store.devices(None, 100, &|_| true) {
+        let id = device.id.as_str();
+        let series = store.series(id, "", None, 1000);
+        let paths: Vec<MetricPath> = series.iter().map(|s| s.path.clone()).collect();
+        let ranges = store
+            .range(id, &paths, TimestampMs(0), TimestampMs(i64::MAX), 100_000)
+            .unwrap();
+        for (series, range) in series.iter().zip(ranges) {
+            let (ts, value) = range.samples.last().unwrap();
+            assert!(value.same_bits(&series.last_value), "{}", series.path);
+            assert_eq!((*ts, range.samples[0].0), (series.last_ts, series.first_ts));
+            let samples = range
+                .samples
+                .iter()
+                .map(|(ts, value)| (ts.0, value.to_string()));
+            found.insert((id.to_owned(), series.path.to_string()), samples.collect());
+        }
+    }
+    found
+}
+
+/// What a store that never sealed holds.
+fn expected() -> Contents {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Engine::open(dir.path(), options()).unwrap();
+    let (first, second) = batches();
+    store.commit(&first).unwrap();
+    store.commit(&second).unwrap();
+    contents(&store)
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+#[test]
+fn killed_at_any_step_of_a_seal_nothing_is_lost_and_nothing_counts_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let copies = tempfile::tempdir().unwrap();
+    let taken = Arc::new(AtomicUsize::new(0));
+    let watching = Arc::new(AtomicBool::new(false));
+    let store = {
+        let (from, to) = (dir.path().to_owned(), copies.path().to_owned());
+        let (taken, watching) = (taken.clone(), watching.clone());
+        open_watched(dir.path(), move || {
+            if watching.load(Ordering::SeqCst) {
+                // The files as a kill -9 would leave them here.
+                copy(
+                    &from,
+                    &to.join(taken.fetch_add(1, Ordering::SeqCst).to_string()),
+                );
+            }
+            Ok(())
+        })
+    };
+    let (first, second) = batches();
+    store.commit(&first).unwrap();
+    store.seal_now().unwrap();
+    store.commit(&second).unwrap();
+    watching.store(true, Ordering::SeqCst);
+    store.seal_now().unwrap();
+    watching.store(false, Ordering::SeqCst);
+    let expected = expected();
+    assert_eq!(contents(&store), expected);
+    drop(store);
+
+    let taken = taken.load(Ordering::SeqCst);
+    assert!(taken > 15, "only {taken} steps were seen");
+    let mut replayed = 0;
+    for n in 0..taken {
+        let dir: PathBuf = copies.path().join(n.to_string());
+        let store = Engine::open(&dir, options()).unwrap();
+        assert_eq!(store.status().degraded, None, "step {n}");
+        assert_eq!(contents(&store), expected, "step {n}");
+        assert_eq!(
+            store.device("a").unwrap().presence,
+            Some(Presence::Online),
+            "step {n}"
+        );
+        replayed += usize::from(store.status().head_samples > 0);
+        for item in first.iter().chain(&second) {
+            if matches!(item.content, Content::Metrics { .. }) {
+                let committed = store.commit(std::slice::from_ref(item)).unwrap();
+                assert_eq!(committed, [Committed::Duplicate], "step {n}");
+            }
+        }
+        store.seal_now().unwrap();
+        assert_eq!(contents(&store), expected, "step {n}, sealed");
+        drop(store);
+        let store = Engine::open(&dir, options()).unwrap();
+        assert_eq!(contents(&store), expected, "step {n}, opened again");
+    }
+    assert!(
+        replayed > 10 && replayed < taken,
+        "{replayed} of {taken}: before and after the watermark"
+    );
+}
+
+#[test]
+fn a_seal_that_fails_at_any_step_is_made_good_and_intake_goes_on() {
+    let expected = expected();
+    let mut n = 0;
+    loop {
+        let dir = tempfile::tempdir().unwrap();
+        let left = Arc::new(AtomicUsize::new(usize::MAX));
+        let store = {
+            let left = left.clone();
+            open_watched(dir.path(), move || {
+                let fails = left.fetch_sub(1, Ordering::SeqCst) == 0;
+                let detail = "as if the disk were full".to_owned();
+                if fails {
+                    Err(StoreError::Database {
+                        path: "db".into(),
+                        detail,
+                    })
+                } else {
+                    Ok(())
+                }
+            })
+        };
+        let (first, second) = batches();
+        store.commit(&first).unwrap();
+        left.store(n, Ordering::SeqCst);
+        let failed = store.seal_now().is_err();
+        assert_eq!(store.status().sealing_problem.is_some(), failed, "step {n}");
+        left.store(usize::MAX, Ordering::SeqCst);
+        store.commit(&second).unwrap();
+        assert_eq!(contents(&store), expected, "step {n}");
+        store.seal_now().unwrap();
+        assert_eq!(contents(&store), expected, "step {n}, sealed after all");
+        let status = store.status();
+        assert_eq!(
+            (status.sealing_problem, status.head_samples),
+            (None, 0),
+            "step {n}"
+        );
+        drop(store);
+        let store = Engine::open(dir.path(), options()).unwrap();
+        assert_eq!(contents(&store), expected, "step {n}, opened again");
+        assert_eq!(
+            store.status().head_samples,
+            0,
+            "step {n}: all of it is in blocks"
+        );
+        if !failed {
+            assert!(n > 10, "only {n} steps were seen");
+            return;
+        }
+        n += 1;
+    }
+}
+
+#[test]
+fn what_was_committed_stays_readable_while_it_is_sealed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Engine::open(dir.path(), options()).unwrap();
+    let done = AtomicBool::new(false);
+    let committed = AtomicUsize::new(0);
+    let path: [MetricPath; 1] = ["/s/x".parse().unwrap()];
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::SeqCst) {
+                store.seal_now().unwrap();
+            }
+        });
+        let reader = scope.spawn(|| {
+            let mut reads = 0;
+            while !done.load(Ordering::SeqCst) {
+                let least = committed.load(Ordering::SeqCst);
+                let range = store
+                    .range("d", &path, TimestampMs(0), TimestampMs(i64::MAX), 100_000)
+                    .unwrap();
+                let count = range[0].samples.len();
+                assert!(count >= least, "{count} of {least} committed samples");
+                reads += 1;
+            }
+            reads
+        });
+        for seq in 0..1500 {
+            let item = metrics(
+                "d",
+                seq,
+                &[(seq as i64 * 7000, "s", format!("\"x\":{seq}"))],
+            );
+            store.commit(&[item]).unwrap();
+            committed.fetch_add(1, Ordering::SeqCst);
+        }
+        done.store(true, Ordering::SeqCst);
+        assert!(reader.join().unwrap() > 10);
+    });
+    assert!(store.status().blocks > 0);
+}

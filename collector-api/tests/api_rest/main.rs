@@ -1,0 +1,13 @@
+//! The REST API against a store in memory, over real HTTP: every endpoint by the contract of `docs/rest-api.md`.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper of a test may panic as the test does"
+)]
+
+mod devices;
+mod errors;
+mod model;
+mod series;
+mod status;
+mod support;

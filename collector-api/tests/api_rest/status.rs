@@ -1,0 +1,170 @@
+//! The collector's own state, dead letters, probes, the dashboard's place.
+
+use devmon_core::wire::{Reason, TimestampMs};
+use serde_json::json;
+
+use crate::support::Collector;
+
+#[test]
+fn status_has_the_documented_figures() {
+    let collector = Collector::start();
+    collector.store.put("d", "/a", 1, 1.0);
+    let mut body = collector.json("/api/v1/status");
+    let started = body["started"].take().as_i64().unwrap();
+    assert!((0..60_000).contains(&TimestampMs::now().since(TimestampMs(started))));
+    let rejected = body["intake"]["rejected"].take();
+    let reasons: Vec<_> = rejected
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect();
+    let mut expected: Vec<_> = Reason::ALL.iter().map(|r| r.as_str()).collect();
+    expected.sort_unstable();
+    assert_eq!(reasons, expected);
+    assert_eq!(
+        body,
+        json!({"version": env!("CARGO_PKG_VERSION"), "started": null, "devices": {"online": 1, "stale": 0, "offline": 0}, "series": 1,
+               "intake": {"mode": "listener", "connections": 0, "messages": 7, "samples": 8, "duplicates": 9, "dead_letters": 1, "rejected": null,
+                          "last_commit_ms": 2.1, "broker": null},
+               "store": {"state": "ok", "reason": null, "journal_bytes": 1, "blocks": 2, "database_bytes": 3, "head_samples": 4, "dead_letters_bytes": 5}})
+    );
+    collector.store.set_degraded(Some("set aside"));
+    let store = collector.json("/api/v1/status")["store"].take();
+    assert_eq!(
+        (&store["state"], &store["reason"]),
+        (&json!("degraded"), &json!("set aside"))
+    );
+    collector.store.set_problem(Some("no space left"));
+    let store = collector.json("/api/v1/status")["store"].take();
+    assert_eq!(
+        (&store["state"], &store["reason"]),
+        (&json!("failing"), &json!("no space left"))
+    );
+}
+
+#[test]
+fn dead_letters_come_newest_first_and_whole_on_demand() {
+    let collector = Collector::start();
+    collector.store.put_letter(17, "{not json");
+    collector.store.put_letter(18, &b"\xff\x00"[..]);
+    let long = "é".repeat(3_000);
+    collector.store.put_letter(u64::MAX, format!("x{long}"));
+    let body = collector.json("/api/v1/dead-letters");
+    assert_eq!(
+        body["items"][2],
+        json!({"id": "17", "ts": 1_795_450_060_000_i64, "topic": "devmon/v1/0/d/metrics", "reason": "invalid_json",
+               "detail": "key must be a string at line 1 column 2", "size": 9, "payload": "{not json", "payload_encoding": "utf-8"})
+    );
+    assert_eq!(
+        (
+            &body["items"][1]["payload"],
+            &body["items"][1]["payload_encoding"]
+        ),
+        (&json!("/wA="), &json!("base64"))
+    );
+    let shown = &body["items"][0];
+    assert_eq!(
+        (&shown["truncated"], &shown["size"]),
+        (&json!(true), &json!(6_001))
+    );
+    assert_eq!(
+        shown["payload"].as_str().unwrap().len(),
+        4_095,
+        "cut before a character, not within it"
+    );
+
+    let page = collector.json("/api/v1/dead-letters?limit=2");
+    let next = format!(
+        "/api/v1/dead-letters?limit=2&cursor={}",
+        page["next_cursor"].as_str().unwrap()
+    );
+    assert_eq!(collector.json(&next)["items"][0]["id"], "17");
+
+    let answer = collector.get("/api/v1/dead-letters/18");
+    assert_eq!(
+        (
+            answer.status,
+            answer.header("content-type"),
+            &answer.body[..]
+        ),
+        (200, Some("application/octet-stream"), &b"\xff\x00"[..])
+    );
+    assert_eq!(
+        collector
+            .get(&format!("/api/v1/dead-letters/{}", u64::MAX))
+            .body
+            .len(),
+        6_001
+    );
+    assert_eq!(collector.get("/api/v1/dead-letters/16").status, 404);
+    assert_eq!(
+        collector.get("/api/v1/dead-letters/x").json()["errors"][0]["parameter"],
+        "id"
+    );
+}
+
+#[test]
+fn probes_tell_alive_from_ready() {
+    let collector = Collector::start();
+    assert_eq!(collector.json("/livez"), json!({"status": "ok"}));
+    assert_eq!(collector.json("/readyz"), json!({"status": "ok"}));
+    collector.store.set_problem(Some("no space left on device"));
+    assert_eq!(collector.json("/livez"), json!({"status": "ok"}));
+    let answer = collector.get("/readyz");
+    assert_eq!(
+        (answer.status, answer.header("content-type")),
+        (503, Some("application/problem+json"))
+    );
+    assert!(
+        answer.json()["detail"]
+            .as_str()
+            .unwrap()
+            .contains("no space left on device")
+    );
+}
+
+#[test]
+fn the_first_page_is_the_dashboard_or_says_how_to_build_it() {
+    let collector = Collector::start();
+    let answer = collector.get("/");
+    assert_eq!(
+        (answer.status, answer.header("content-type")),
+        (200, Some("text/html; charset=utf-8"))
+    );
+    let policy = answer.header("content-security-policy").unwrap();
+    assert!(
+        policy.starts_with("default-src 'self';") && policy.contains("frame-ancestors 'none'"),
+        "{policy}"
+    );
+    assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+    match answer.header("etag") {
+        Some(tag) => {
+            let again = collector.call("GET", "/", &[("if-none-match", tag)]);
+            assert_eq!((again.status, again.body.len()), (304, 0));
+            assert_eq!(answer.header("cache-control"), Some("no-cache"));
+            for name in answer
+                .text()
+                .split('"')
+                .filter_map(|part| part.strip_prefix("./assets/"))
+            {
+                assert_eq!(
+                    collector.get(&format!("/assets/{name}")).status,
+                    200,
+                    "{name}"
+                );
+            }
+        }
+        None => assert!(
+            answer.text().contains("npm run build") && answer.text().contains("/api/v1/status")
+        ),
+    }
+    for missing in [
+        "/assets/nothing.js",
+        "/assets/..%2Findex.html",
+        "/assets/%FF",
+        "/index.html",
+    ] {
+        assert_eq!(collector.get(missing).status, 404, "{missing}");
+    }
+}

@@ -1,0 +1,397 @@
+//! A store in memory, a server over it, and the smallest HTTP client.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use devmon_collector::api::Api;
+use devmon_collector::api::server::Server;
+use devmon_collector::intake::IntakeStatus;
+use devmon_collector::store::engine::*;
+use devmon_core::descriptor::DescriptorText;
+use devmon_core::path::is_within;
+use devmon_core::wire::about::{About, AgentFacts, HostFacts, Presence, SourceAbout, SourceState};
+use devmon_core::wire::{Reason, TimestampMs};
+use devmon_core::{MetricPath, Value};
+use serde_json::Value as Json;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+#[derive(Default)]
+struct Content {
+    devices: BTreeMap<String, DeviceRecord>,
+    samples: BTreeMap<(String, String), BTreeMap<i64, Value>>,
+    letters: Vec<DeadLetter>,
+    problem: Option<String>,
+    degraded: Option<String>,
+}
+
+/// A store that keeps the contract in the simplest way. Asking for device `panic` panics; reading samples of device `damaged` fails.
+#[derive(Default)]
+pub(crate) struct MemoryStore(Mutex<Content>);
+
+impl MemoryStore {
+    pub(crate) fn put_device(&self, id: &str, change: impl FnOnce(&mut DeviceRecord)) {
+        let mut content = self.0.lock().unwrap();
+        let now = TimestampMs::now();
+        let record = content
+            .devices
+            .entry(id.to_owned())
+            .or_insert_with(|| DeviceRecord {
+                id: id.parse().unwrap(),
+                first_seen: now,
+                last_seen: now,
+                last_metrics: Some(now),
+                presence: Some(Presence::Online),
+                about: None,
+                series: 0,
+            });
+        change(record);
+    }
+
+    pub(crate) fn put(&self, device: &str, path: &str, ts: i64, value: impl Into<Value>) {
+        self.put_device(device, |_| {});
+        let mut content = self.0.lock().unwrap();
+        let path = path.parse::<MetricPath>().unwrap().to_string();
+        let new = content
+            .samples
+            .entry((device.to_owned(), path))
+            .or_default();
+        let is_first = new.is_empty();
+        new.insert(ts, value.into());
+        content.devices.get_mut(device).unwrap().series += u64::from(is_first);
+    }
+
+    pub(crate) fn put_letter(&self, id: u64, payload: impl Into<bytes::Bytes>) {
+        self.0.lock().unwrap().letters.push(DeadLetter {
+            id,
+            ts: TimestampMs(1_795_450_060_000),
+            topic: "devmon/v1/0/d/metrics".into(),
+            reason: Reason::InvalidJson,
+            detail: "key must be a string at line 1 column 2".into(),
+            payload: payload.into(),
+        });
+    }
+
+    pub(crate) fn set_degraded(&self, degraded: Option<&str>) {
+        self.0.lock().unwrap().degraded = degraded.map(str::to_owned);
+    }
+
+    pub(crate) fn set_problem(&self, problem: Option<&str>) {
+        self.0.lock().unwrap().problem = problem.map(str::to_owned);
+    }
+}
+
+/// An about message with sources `(name, state, interval)` and descriptors `(path, unit, kind, help)`.
+pub(crate) fn about(
+    device: &str,
+    sources: &[(&str, SourceState, u64)],
+    descriptors: &[[&str; 4]],
+) -> Arc<About> {
+    let source = |(name, state, interval_ms): &(&str, SourceState, u64)| SourceAbout {
+        name: (*name).to_owned(),
+        state: *state,
+        reason: (*state != SourceState::Ok).then(|| "no driver".to_owned()),
+        interval_ms: *interval_ms,
+        version: Some("0.1.0".into()),
+        file: None,
+        facts: serde_json::Map::new(),
+    };
+    Arc::new(About {
+        v: 1,
+        device: device.parse().unwrap(),
+        ts: TimestampMs(0),
+        agent: AgentFacts {
+            version: "0.1.0".into(),
+        },
+        host: HostFacts {
+            hostname: Some("edge-01".into()),
+            cpus: Some(2),
+            ..HostFacts::default()
+        },
+        sources: sources.iter().map(source).collect(),
+        descriptors: descriptors
+            .iter()
+            .map(|[path, unit, kind, help]| DescriptorText {
+                path: (*path).to_owned(),
+                unit: (*unit).to_owned(),
+                kind: serde_json::from_value(Json::from(*kind)).unwrap(),
+                help: (*help).to_owned(),
+            })
+            .collect(),
+    })
+}
+
+impl Store for MemoryStore {
+    fn commit(&self, _: &[Accepted]) -> Result<Vec<Committed>, StoreError> {
+        unreachable!("the API only reads")
+    }
+
+    fn bury(&self, _: Vec<DeadLetter>) -> Result<(), StoreError> {
+        unreachable!("the API only reads")
+    }
+
+    fn devices(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+        keep: &dyn Fn(&DeviceRecord) -> bool,
+    ) -> Vec<DeviceRecord> {
+        let content = self.0.lock().unwrap();
+        let follows = |id: &str| after.is_none_or(|after| id > after);
+        let all = content
+            .devices
+            .iter()
+            .filter(|(id, record)| follows(id) && keep(record));
+        all.take(limit).map(|(_, record)| record.clone()).collect()
+    }
+
+    fn device(&self, id: &str) -> Option<DeviceRecord> {
+        assert_ne!(id, "panic", "asked for");
+        self.0.lock().unwrap().devices.get(id).cloned()
+    }
+
+    fn series(
+        &self,
+        device: &str,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Vec<SeriesRecord> {
+        let content = self.0.lock().unwrap();
+        let wanted = content.samples.iter().filter(|((d, path), _)| {
+            d == device
+                && is_within(path, prefix)
+                && after.is_none_or(|after| path.as_str() > after)
+        });
+        let record = |((_, path), samples): (&(String, String), &BTreeMap<i64, Value>)| {
+            let (first_ts, _) = samples.first_key_value().unwrap();
+            let (last_ts, last_value) = samples.last_key_value().unwrap();
+            SeriesRecord {
+                path: path.parse().unwrap(),
+                first_ts: TimestampMs(*first_ts),
+                last_ts: TimestampMs(*last_ts),
+                last_value: last_value.clone(),
+            }
+        };
+        wanted.take(limit).map(record).collect()
+    }
+
+    fn range(
+        &self,
+        device: &str,
+        paths: &[MetricPath],
+        from: TimestampMs,
+        to: TimestampMs,
+        limit: usize,
+    ) -> Result<Vec<SeriesRange>, StoreError> {
+        if device == "damaged" {
+            return Err(StoreError::DamagedBlock {
+                key: "secret".into(),
+                detail: "checksum".into(),
+            });
+        }
+        let content = self.0.lock().unwrap();
+        let range = |path: &MetricPath| {
+            let samples = content.samples.get(&(device.to_owned(), path.to_string()));
+            let inside = samples.into_iter().flat_map(|s| s.range(from.0..to.0));
+            SeriesRange {
+                path: path.clone(),
+                samples: inside.map(|(t, v)| (TimestampMs(*t), v.clone())).collect(),
+            }
+        };
+        let ranges: Vec<_> = paths.iter().map(range).collect();
+        if ranges.iter().map(|r| r.samples.len()).sum::<usize>() > limit {
+            return Err(StoreError::TooManySamples { limit });
+        }
+        Ok(ranges)
+    }
+
+    fn dead_letters(
+        &self,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, StoreError> {
+        let content = self.0.lock().unwrap();
+        let mut letters: Vec<_> = content
+            .letters
+            .iter()
+            .filter(|l| before.is_none_or(|b| l.id < b))
+            .cloned()
+            .collect();
+        letters.sort_by_key(|l| std::cmp::Reverse(l.id));
+        letters.truncate(limit);
+        Ok(letters)
+    }
+
+    fn status(&self) -> StoreStatus {
+        let content = self.0.lock().unwrap();
+        StoreStatus {
+            problem: content.problem.clone(),
+            devices: content.devices.len() as u64,
+            series: content.samples.len() as u64,
+            journal_bytes: 1,
+            blocks: 2,
+            database_bytes: 3,
+            head_samples: 4,
+            dead_letters_bytes: 5,
+            last_commit_us: 2_100,
+            degraded: content.degraded.clone(),
+            sealing_problem: None,
+        }
+    }
+}
+
+/// A server over a store in memory.
+pub(crate) struct Collector {
+    pub(crate) store: Arc<MemoryStore>,
+    pub(crate) addr: SocketAddr,
+    stop: watch::Sender<bool>,
+    runtime: Option<Runtime>,
+}
+
+impl Collector {
+    pub(crate) fn start() -> Self {
+        Self::with_token(None)
+    }
+
+    pub(crate) fn with_token(token: Option<&str>) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let store = Arc::new(MemoryStore::default());
+        let status = || IntakeStatus {
+            messages: 7,
+            samples: 8,
+            duplicates: 9,
+            refused: Reason::ALL
+                .iter()
+                .map(|r| (r.as_str(), u64::from(*r == Reason::InvalidJson)))
+                .collect(),
+            ..IntakeStatus::default()
+        };
+        let api = Arc::new(Api::new(
+            store.clone(),
+            status,
+            "listener",
+            token.map(str::to_owned),
+        ));
+        let (stop, stops) = watch::channel(false);
+        let server = runtime
+            .block_on(Server::bind(([127, 0, 0, 1], 0).into(), 16))
+            .unwrap();
+        let addr = server.local_addr().unwrap();
+        runtime.spawn(server.run(api, stops));
+        Self {
+            store,
+            addr,
+            stop,
+            runtime: Some(runtime),
+        }
+    }
+
+    pub(crate) fn call(&self, method: &str, url: &str, headers: &[(&str, &str)]) -> Answer {
+        call(self.addr, method, url, headers)
+    }
+
+    pub(crate) fn get(&self, url: &str) -> Answer {
+        self.call("GET", url, &[])
+    }
+
+    /// The document of a good answer.
+    pub(crate) fn json(&self, url: &str) -> Json {
+        let answer = self.get(url);
+        assert_eq!(answer.status, 200, "{url}: {}", answer.text());
+        assert_eq!(
+            answer.header("content-type"),
+            Some("application/json"),
+            "{url}"
+        );
+        assert_eq!(answer.header("cache-control"), Some("no-store"), "{url}");
+        answer.json()
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        let _ = self.stop.send(true);
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+
+    pub(crate) fn json(&self) -> Json {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.text()))
+    }
+}
+
+pub(crate) fn call(addr: SocketAddr, method: &str, url: &str, headers: &[(&str, &str)]) -> Answer {
+    let mut stream = TcpStream::connect(addr).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    let mut request = format!("{method} {url} HTTP/1.1\r\nhost: devmon\r\nconnection: close\r\n");
+    for (name, value) in headers {
+        request.push_str(&format!("{name}: {value}\r\n"));
+    }
+    stream
+        .write_all(format!("{request}\r\n").as_bytes())
+        .unwrap();
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    let end = bytes
+        .windows(4)
+        .position(|w| w == b"\r\n\r\n")
+        .expect("headers end");
+    let head = std::str::from_utf8(&bytes[..end]).unwrap();
+    let mut lines = head.split("\r\n");
+    let status = lines
+        .next()
+        .unwrap()
+        .split(' ')
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap();
+    let header = |line: &str| {
+        line.split_once(": ")
+            .map(|(n, v)| (n.to_ascii_lowercase(), v.to_owned()))
+    };
+    let answer = Answer {
+        status,
+        headers: lines.filter_map(header).collect(),
+        body: bytes[end + 4..].to_vec(),
+    };
+    if method != "HEAD" && status != 304 {
+        let length = answer
+            .header("content-length")
+            .expect("a length")
+            .parse::<usize>()
+            .unwrap();
+        assert_eq!(length, answer.body.len());
+    }
+    answer
+}
