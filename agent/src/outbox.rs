@@ -45,6 +45,8 @@ pub trait Outbox: Send {
     fn acknowledged(&mut self, seq: u64);
     /// The connection is gone: what was in flight or live is backlog now.
     fn disconnected(&mut self);
+    /// A connection stands: the newest message is live, all before it are backlog.
+    fn connected(&mut self);
     /// Is there backlog to send?
     fn has_backlog(&self) -> bool;
     /// Messages not yet acknowledged.
@@ -172,6 +174,15 @@ impl Outbox for MemoryOutbox {
         (self.live, self.backlog) = (0, self.entries.len());
     }
 
+    fn connected(&mut self) {
+        self.disconnected();
+        if let Some(mut newest) = self.entries.last_entry() {
+            newest.get_mut().place = Place::Live;
+            self.live += 1;
+            self.backlog -= 1;
+        }
+    }
+
     fn has_backlog(&self) -> bool {
         self.backlog > 0
     }
@@ -211,13 +222,13 @@ mod tests {
         outbox.disconnected();
         outbox.push(message(4, 10));
         outbox.push(message(5, 10));
+        outbox.connected();
         assert!(outbox.has_backlog());
-        assert_eq!(
-            drain(&mut outbox, false),
-            [4, 5],
-            "no backlog unless allowed"
-        );
-        assert_eq!(drain(&mut outbox, true), [0, 2, 3]);
+        outbox.push(message(6, 10));
+        let live = drain(&mut outbox, false);
+        assert_eq!(live, [5, 6], "no backlog unless allowed");
+        assert_eq!(drain(&mut outbox, true), [0, 2, 3, 4]);
+        outbox.acknowledged(6);
         for seq in [0, 2, 3, 4, 5] {
             outbox.acknowledged(seq);
         }

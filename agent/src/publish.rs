@@ -377,6 +377,7 @@ impl Link {
         match event {
             Event::Incoming(Packet::ConnAck(_)) => {
                 self.connected = true;
+                self.outbox.connected();
                 (self.owes_status, self.owes_about) = (true, true);
             }
             Event::Outgoing(Outgoing::Publish(id)) => self.in_flight.sent(*id),

@@ -1,5 +1,10 @@
 //! The store against a map: whatever is committed, repeated, sealed or reopened, in whatever order, reads return what the map holds.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper of a test may panic as the test does"
+)]
+
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::time::Duration;

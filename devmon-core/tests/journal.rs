@@ -90,6 +90,23 @@ fn reading_and_trimming_go_by_position() {
 }
 
 #[test]
+fn positions_go_on_when_everything_was_trimmed_and_reopened() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut last = Position::START;
+    for round in 0_u8..4 {
+        let mut journal = open(dir.path());
+        assert_eq!(payloads(&journal, Position::START), Vec::<Vec<u8>>::new());
+        let end = journal.append(&[round]).unwrap();
+        assert!(end > last, "{end:?} is not behind {last:?}");
+        journal.commit().unwrap();
+        assert_eq!(payloads(&journal, last), [[round]]);
+        journal.roll();
+        journal.trim_to(end).unwrap();
+        last = end;
+    }
+}
+
+#[test]
 fn damage_before_the_tail_is_reported_with_its_place() {
     let dir = tempfile::tempdir().unwrap();
     let mut journal = open(dir.path());

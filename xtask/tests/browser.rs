@@ -1,10 +1,5 @@
 //! The dashboard in a real Chromium over the real collector and agent: this host is listed, its tree shown, its chart moves.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a helper of a test may panic as the test does"
-)]
-
 mod harness;
 
 use std::process::Command;

@@ -19,7 +19,7 @@ static BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/plugins/Cargo.toml");
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("test-plugins");
     let status = Command::new(env!("CARGO"))
-        .args(["build", "--offline", "--quiet", "--manifest-path"])
+        .args(["build", "--quiet", "--manifest-path"])
         .arg(manifest)
         .arg("--target-dir")
         .arg(&target)

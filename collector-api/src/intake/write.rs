@@ -101,24 +101,22 @@ fn commit(shared: &Shared, batch: Batch) {
     counters
         .duplicates
         .fetch_add(batch.known.len() as u64, Relaxed);
-    answer(batch.known, &Outcome::Acknowledge);
 
     let mut problem = None;
+    let mut items_outcome = Outcome::Acknowledge;
     if !batch.items.is_empty() {
         match shared.store.commit(&batch.items) {
-            Ok(committed) => {
-                count_committed(shared, &committed);
-                answer(batch.items_done, &Outcome::Acknowledge);
-            }
+            Ok(committed) => count_committed(shared, &committed),
             Err(error) => {
-                problem = Some(error.to_string());
                 counters
                     .put_off
                     .fetch_add(batch.items.len() as u64, Relaxed);
-                answer(batch.items_done, &Outcome::Refuse(error.to_string()));
+                items_outcome = Outcome::Refuse(error.to_string());
+                problem = Some(error.to_string());
             }
         }
     }
+    let mut letters_outcome = Outcome::Acknowledge;
     if !batch.letters.is_empty() {
         let reasons: Vec<_> = batch.letters.iter().map(|letter| letter.reason).collect();
         match shared.store.bury(batch.letters) {
@@ -127,18 +125,20 @@ fn commit(shared: &Shared, batch: Batch) {
                 for reason in reasons {
                     *refused.entry(reason).or_default() += 1;
                 }
-                drop(refused);
-                answer(batch.letters_done, &Outcome::Acknowledge);
             }
             Err(error) => {
                 counters.put_off.fetch_add(reasons.len() as u64, Relaxed);
-                answer(batch.letters_done, &Outcome::Refuse(error.to_string()));
+                letters_outcome = Outcome::Refuse(error.to_string());
                 problem.get_or_insert(error.to_string());
             }
         }
     }
     counters.queued.fetch_sub(count as u64, Relaxed);
     report(shared, problem);
+    // Last, so that whoever has its answer finds the figures as they are after it.
+    answer(batch.known, &Outcome::Acknowledge);
+    answer(batch.items_done, &items_outcome);
+    answer(batch.letters_done, &letters_outcome);
 }
 
 fn count_committed(shared: &Shared, committed: &[Committed]) {

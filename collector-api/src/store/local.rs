@@ -201,6 +201,24 @@ impl Engine {
     }
 }
 
+#[cfg(test)]
+impl Engine {
+    /// Blocks that are really there, for comparison with the figures.
+    pub(super) fn count_blocks(&self) -> u64 {
+        let mut blocks = 0;
+        let count = &mut |_: &[u8], _: &[u8]| {
+            blocks += 1;
+            std::ops::ControlFlow::Continue(())
+        };
+        let scanned = self
+            .shared
+            .kv
+            .scan(super::kv::Table::Blocks, &[], &[0xff; 32], count);
+        scanned.unwrap();
+        blocks
+    }
+}
+
 impl Drop for Engine {
     fn drop(&mut self) {
         self.shared.signal.stop();

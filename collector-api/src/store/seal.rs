@@ -422,7 +422,7 @@ impl Sealer {
             segment: cut.upto.segment,
             offset: 0,
         };
-        if let Err(error) = lock(&self.shared.journal).trim_to(Position { offset: cut.upto.offset, ..all_but_the_last }) {
+        if let Err(error) = lock(&self.shared.journal).trim_to(all_but_the_last) {
             tracing::warn!(%error, "the journal can not be trimmed; it is tried again at the next seal");
         }
         let mut replaced = vec![(INTENT, cut.generation)];

@@ -127,7 +127,7 @@ fn any_bytes_end_one_connection_at_most() {
             let version = [4, 5][round / 2 % 2];
             Client::connect(collector.addr, &Hello::new(version, &format!("n{round}"))).stream
         };
-        let bytes = packet((round as u8) << 4 | (round as u8 >> 4), &bytes);
+        let bytes = packet((round as u8).rotate_left(4), &bytes);
         let sent = stream.write_all(&bytes);
         drop((sent, stream));
     }

@@ -256,10 +256,11 @@ impl Journal {
         }
     }
 
-    /// Deletes the segments that lie wholly before `position`. The active segment stays.
+    /// Deletes the segments that lie wholly before `position`. The newest stays, or an empty one takes its place: numbers, and so positions, never
+    /// begin anew, not even when everything was trimmed and the journal is opened again.
     ///
     /// # Errors
-    /// [`JournalError::Io`]; deleting again later is fine.
+    /// [`JournalError::Io`]; trimming again later is fine.
     pub fn trim_to(&mut self, position: Position) -> Result<(), JournalError> {
         let before = |s: &Segment| {
             s.number < position.segment
@@ -267,6 +268,7 @@ impl Journal {
         };
         let mut removed = false;
         while self.segments.front().is_some_and(before) && !self.front_is_active() {
+            self.keep_the_numbering()?;
             self.remove_front()?;
             removed = true;
         }
@@ -293,12 +295,21 @@ impl Journal {
                 break;
             }
             dropped += front.bytes;
+            self.keep_the_numbering()?;
             self.remove_front()?;
         }
         if dropped > 0 {
             sync_dir(&self.dir)?;
         }
         Ok(dropped)
+    }
+
+    /// Before the only segment goes: begins the next, whose name carries the number on.
+    fn keep_the_numbering(&mut self) -> Result<(), JournalError> {
+        if self.segments.len() == 1 && self.active.is_none() {
+            self.begin_segment()?;
+        }
+        Ok(())
     }
 
     fn front_is_active(&self) -> bool {

@@ -1,6 +1,6 @@
 //! The collector as the MQTT endpoint of its devices: no broker needed.
 //!
-//! It takes connections in, within [`Limits`], over TCP or TLS, and gives each to a task of its own ([`connection`]). It is no broker: nobody can
+//! It takes connections in, within [`Limits`], over TCP or TLS, and gives each to a task of its own (`connection`). It is no broker: nobody can
 //! subscribe, nothing is relayed or retained. PUBACK means fsynced.
 //!
 //! With TLS, client certificates are required (`devmon_core::tls`); the common name is the one device that the client may publish for. A certificate
