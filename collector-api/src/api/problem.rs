@@ -18,6 +18,7 @@ pub enum Kind {
     Unauthorized,
     NotFound,
     MethodNotAllowed,
+    Misdirected,
     TooManyPoints,
     NotReady,
     Internal,
@@ -37,6 +38,11 @@ impl Kind {
                 "method-not-allowed",
                 "Method not allowed",
                 StatusCode::METHOD_NOT_ALLOWED,
+            ),
+            Self::Misdirected => (
+                "misdirected",
+                "Misdirected request",
+                StatusCode::MISDIRECTED_REQUEST,
             ),
             Self::TooManyPoints => (
                 "too-many-points",

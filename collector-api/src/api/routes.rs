@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use warp::filters::BoxedFilter;
 use warp::http::Method;
-use warp::http::header::{AUTHORIZATION, HeaderMap};
+use warp::http::header::{AUTHORIZATION, HOST, HeaderMap};
 use warp::hyper::body::Bytes;
 use warp::path::FullPath;
 use warp::{Filter, Rejection, path};
@@ -157,8 +157,10 @@ async fn work(
     segment: Segment,
     call: Call,
 ) -> Result<Response, Problem> {
-    if let (Token, Some(token)) = (access, &api.token) {
-        authorize(&call.headers, token)?;
+    match (access, &api.token) {
+        (Everybody, _) => {}
+        (Token, Some(token)) => authorize(&call.headers, token)?,
+        (Token, None) => check_host(&call.headers)?,
     }
     // A route that is not there has no methods either.
     let reads = call.method == Method::GET || call.method == Method::HEAD;
@@ -207,6 +209,32 @@ fn authorize(headers: &HeaderMap, token: &str) -> Result<(), Problem> {
             "the Authorization header holds no valid token",
         ))
     }
+}
+
+/// Without a token only this machine may ask. A web page of elsewhere could get a browser here to ask for it by a name that resolves to 127.0.0.1 (DNS
+/// rebinding); such a request carries that name as its host.
+fn check_host(headers: &HeaderMap) -> Result<(), Problem> {
+    let Some(host) = headers.get(HOST) else {
+        return Ok(()); // no browser leaves it out
+    };
+    let text = String::from_utf8_lossy(host.as_bytes()).to_ascii_lowercase();
+    let name = match text.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => text.as_str(),
+    };
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    let loopback = address
+        .parse()
+        .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
+    if loopback || name == "localhost" || name.ends_with(".localhost") {
+        return Ok(());
+    }
+    Err(Problem::new(
+        Kind::Misdirected,
+        format!(
+            "without a token the API answers to localhost only, not to {name:?}; set api_token_file to be reached by other names"
+        ),
+    ))
 }
 
 /// Compares in a time that depends on the lengths only, so that a token can not be found byte by byte.

@@ -283,6 +283,58 @@ fn head_answers_the_headers_of_get() {
     }
 }
 
+/// The status of a call that names `host`.
+fn status_for_host(collector: &Collector, path: &str, host: &str) -> u16 {
+    let mut stream = TcpStream::connect(collector.addr).unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn without_a_token_only_loopback_names_are_answered() {
+    let open = Collector::start();
+    for host in [
+        "localhost",
+        "LOCALHOST:8765",
+        "127.0.0.1:8765",
+        "127.9.9.9",
+        "[::1]:8765",
+        "devmon.localhost:1",
+    ] {
+        assert_eq!(
+            status_for_host(&open, "/api/v1/devices", host),
+            200,
+            "{host}"
+        );
+    }
+    for host in [
+        "evil.example",
+        "evil.example:8765",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example",
+        "10.0.0.1",
+        "",
+    ] {
+        assert_eq!(
+            status_for_host(&open, "/api/v1/devices", host),
+            421,
+            "{host}"
+        );
+    }
+    assert_eq!(status_for_host(&open, "/livez", "evil.example"), 200);
+    let guarded = Collector::with_token(Some("correct-horse-battery"));
+    assert_eq!(
+        status_for_host(&guarded, "/api/v1/devices", "evil.example"),
+        401
+    );
+}
+
 #[test]
 fn a_token_is_asked_for_everywhere_below_api() {
     let collector = Collector::with_token(Some("correct-horse-battery"));
@@ -352,7 +404,7 @@ fn a_connection_serves_many_calls() {
     let mut stream = TcpStream::connect(collector.addr).unwrap();
     for _ in 0..3 {
         stream
-            .write_all(b"HEAD /livez HTTP/1.1\r\nhost: devmon\r\n\r\n")
+            .write_all(b"HEAD /livez HTTP/1.1\r\nhost: localhost\r\n\r\n")
             .unwrap();
         let mut text = Vec::new();
         while !text.ends_with(b"\r\n\r\n") {
