@@ -25,6 +25,8 @@ pub enum Command {
     Run(RunArgs),
     /// Check the configuration and say what would be done; exit 78 if it can not be used.
     Check(RunArgs),
+    /// Print the configuration file with every key, its default and its meaning.
+    Config,
     /// Make certificates for development and small installations. Nothing is ever overwritten.
     #[command(subcommand)]
     Certs(Certs),
@@ -46,7 +48,7 @@ pub struct RunArgs {
     /// Let devices connect without TLS on any address: for networks that are trusted as a whole.
     #[arg(long)]
     pub mqtt_plain: bool,
-    /// Read from a broker: mqtt://host[:port] or mqtts://host[:port].
+    /// Read from a broker: mqtt://host:port or mqtts://host:port.
     #[arg(long, value_name = "URL")]
     pub broker: Option<String>,
     /// Folder with root-CA.crt, collector.cert.pem and collector.private.key. With it, the listener speaks TLS.

@@ -22,6 +22,8 @@ pub const CERT_NAME: &str = "collector";
 const DEFAULT_HTTP: &str = "127.0.0.1:8765";
 const DEFAULT_MQTT: &str = "127.0.0.1:1883";
 const DEFAULT_HTTP_CONNECTIONS: usize = 512;
+/// What `devmon-collector config` prints: every key with its default and its meaning.
+pub const DEFAULT_TOML: &str = include_str!("default.toml");
 /// Shorter tokens can be guessed.
 const MIN_TOKEN_CHARS: usize = 16;
 

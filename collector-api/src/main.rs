@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use devmon_collector::cli::{Cli, Command};
-use devmon_collector::config::{Invalid, LogFormat, Settings};
+use devmon_collector::config::{DEFAULT_TOML, Invalid, LogFormat, Settings};
 use devmon_collector::{certs, serve};
 use tracing_subscriber::EnvFilter;
 
@@ -44,6 +44,10 @@ fn act(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Check(args) => {
             print!("{}", Settings::load(&args, &env)?);
+            Ok(())
+        }
+        Command::Config => {
+            print!("{DEFAULT_TOML}");
             Ok(())
         }
         Command::Certs(command) => certs::run(&command),

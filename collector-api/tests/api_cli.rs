@@ -465,3 +465,25 @@ fn run_is_the_default_and_help_is_no_error() {
         checked(&mut collector(&args));
     }
 }
+
+#[test]
+fn the_printed_configuration_is_the_default_and_names_every_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let printed = checked(&mut collector(&["config"]));
+    let file = write(dir.path(), "printed.toml", &printed);
+    assert_eq!(
+        checked(collector(&["check", "--config", &file]).current_dir(dir.path())),
+        checked(collector(&["check"]).current_dir(dir.path())),
+        "what is printed changes something"
+    );
+    let wrong = write(dir.path(), "wrong.toml", "zzz = 1\n");
+    let said = refused(&mut collector(&["check", "--config", &wrong]), EX_CONFIG);
+    let (_, keys) = said.split_once("valid here: ").unwrap();
+    for key in keys.trim_end().trim_end_matches(')').split(", ") {
+        let named = |line: &str| {
+            line.trim_start_matches('#')
+                .starts_with(&format!("{key} = "))
+        };
+        assert!(printed.lines().any(named), "{key} is not printed");
+    }
+}

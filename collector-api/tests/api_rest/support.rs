@@ -353,7 +353,8 @@ pub(crate) fn call(addr: SocketAddr, method: &str, url: &str, headers: &[(&str, 
     stream
         .set_read_timeout(Some(Duration::from_secs(30)))
         .unwrap();
-    let mut request = format!("{method} {url} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
+    let mut request =
+        format!("{method} {url} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
     for (name, value) in headers {
         request.push_str(&format!("{name}: {value}\r\n"));
     }
