@@ -5,16 +5,18 @@
 //! - An open that fails never ends in a silent empty start: what is damaged is moved aside ([`Opened::quarantined`]), whole, for whoever repairs it; a full
 //!   disk or a missing permission is an error and leaves it where it is.
 //!
-//! # Habits, each for a fault of sled 0.34.7 (`docs/decisions/`)
+//! # Habits, each for a fault of sled 0.34.7 (`docs/decisions/0005-living-with-sled.md`)
 //! - `flush()` does not fsync: [`Kv::barrier`] also fsyncs sled's file and directory.
 //! - A `snap.*.generating` that a kill left behind breaks every later open: removed before.
 //! - Values above [`MAX_VALUE_BYTES`] end in files that are not fsynced and leak: refused.
-//! - One failed write (disk full) fails all later ones until it is opened again: it is opened again.
+//! - One failed write (disk full) fails all later ones until it is opened again, and what was not flushed is gone then: it is opened again, and the next
+//!   barrier fails, so that whoever wrote begins anew.
 //! - Batches and transactions take a lock that all processes' databases share: single puts.
 
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -78,6 +80,8 @@ pub(super) struct SledKv {
     dir: PathBuf,
     /// `None` between a failure and a successful opening again.
     open: RwLock<Option<Open>>,
+    /// It was opened again since the last barrier: what was put or deleted before that may be gone, so the next barrier fails.
+    forgot: AtomicBool,
 }
 
 struct Open {
@@ -120,11 +124,13 @@ impl SledKv {
         let kv = Self {
             dir: dir.to_owned(),
             open: RwLock::new(Some(open)),
+            forgot: AtomicBool::new(false),
         };
         Ok(Opened { kv, quarantined })
     }
 
-    fn with<T>(&self, f: impl Fn(&Open) -> sled::Result<T>) -> Result<T, StoreError> {
+    /// A read: after a failure it is done once more on the database opened again.
+    fn read<T>(&self, f: impl Fn(&Open) -> sled::Result<T>) -> Result<T, StoreError> {
         let guard = self.open.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(open) = &*guard {
             match guarded(|| f(open)) {
@@ -137,15 +143,40 @@ impl SledKv {
         }
         drop(guard);
         self.reopen()?;
+        self.once(f)
+    }
+
+    /// A change: after a failure the database is opened again, and the failure is returned. All changes since the last barrier went with it (a sled that has failed
+    /// writes nothing more), so this one alone must not be repeated as if they were still there.
+    fn change<T>(&self, f: impl Fn(&Open) -> sled::Result<T>) -> Result<T, StoreError> {
+        let changed = self.once(f);
+        if changed.is_err() {
+            self.reopen()?;
+        }
+        changed
+    }
+
+    fn once<T>(&self, f: impl Fn(&Open) -> sled::Result<T>) -> Result<T, StoreError> {
         let guard = self.open.read().unwrap_or_else(PoisonError::into_inner);
         let Some(open) = &*guard else {
             return Err(database(&self.dir, "not open"));
         };
-        guarded(|| f(open)).map_err(|e| database(&self.dir, e.detail))
+        guarded(|| f(open)).map_err(|failure| self.failed(failure))
+    }
+
+    fn failed(&self, failure: Failure) -> StoreError {
+        if failure.damaged {
+            return StoreError::DamagedBlock {
+                key: format!("database {}", self.dir.display()),
+                detail: failure.detail,
+            };
+        }
+        database(&self.dir, failure.detail)
     }
 
     fn reopen(&self) -> Result<(), StoreError> {
         let mut guard = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        self.forgot.store(true, Relaxed);
         drop(guard.take());
         remove_half_made_snapshots(&self.dir)?;
         *guard = Some(open_patiently(&self.dir).map_err(|e| database(&self.dir, e.detail))?);
@@ -161,7 +192,7 @@ impl Open {
 
 impl Kv for SledKv {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.with(|open| Ok(open.table(table).get(key)?.map(|v| v.to_vec())))
+        self.read(|open| Ok(open.table(table).get(key)?.map(|v| v.to_vec())))
     }
 
     fn put(&self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
@@ -172,11 +203,11 @@ impl Kv for SledKv {
             );
             return Err(database(&self.dir, detail));
         }
-        self.with(|open| open.table(table).insert(key, value).map(drop))
+        self.change(|open| open.table(table).insert(key, value).map(drop))
     }
 
     fn delete(&self, table: Table, key: &[u8]) -> Result<(), StoreError> {
-        self.with(|open| open.table(table).remove(key).map(drop))
+        self.change(|open| open.table(table).remove(key).map(drop))
     }
 
     fn scan(&self, table: Table, from: &[u8], to: &[u8], each: Each<'_>) -> Result<(), StoreError> {
@@ -196,11 +227,15 @@ impl Kv for SledKv {
             }
             Ok(())
         }));
-        scanned.map_err(|e| database(&self.dir, e.detail))
+        scanned.map_err(|failure| self.failed(failure))
     }
 
     fn barrier(&self) -> Result<(), StoreError> {
-        self.with(|open| open.db.flush().map(drop))?;
+        self.change(|open| open.db.flush().map(drop))?;
+        if self.forgot.swap(false, Relaxed) {
+            let detail = "it failed and was opened again; what was written before that has to be written again";
+            return Err(database(&self.dir, detail));
+        }
         let file = self.dir.join("db");
         let synced = std::fs::File::open(&file).and_then(|f| f.sync_all());
         synced.map_err(|e| database(&file, &e))?;

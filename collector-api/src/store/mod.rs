@@ -15,6 +15,8 @@ mod catalogue;
 mod column;
 mod dead_letters;
 mod dedupe;
+#[cfg(test)]
+mod fault_tests;
 mod head;
 mod kv;
 mod local;

@@ -37,20 +37,30 @@ pub(super) fn open(
     let opened = SledKv::open(&db)?;
     let mut aside = opened.quarantined;
     let mut kv: Box<dyn Kv> = Box::new(opened.kv);
-    let loaded = match load(&*kv) {
-        Ok(loaded) => loaded,
-        Err(error) => {
-            drop(kv);
-            let moved_to = kv::quarantine(&db)?;
-            tracing::error!(%error, moved_to = %moved_to.display(), "the database's catalogue can not be read; beginning an empty one");
-            aside = Some(moved_to);
-            kv = Box::new(SledKv::open(&db)?.kv);
-            load(&*kv)?
-        }
-    };
-    let degraded = aside.map(|aside| {
-        format!("the database could not be read and lies in {}; what the journal held was restored, older samples are missing", aside.display())
-    });
+    // Only what can not be what was written is moved aside; a full disk or a missing permission is an error, and the database stays.
+    let is_damage = |e: &StoreError| matches!(e, StoreError::DamagedBlock { .. });
+    let mut loaded = load(&*kv);
+    if loaded.as_ref().is_err_and(is_damage) {
+        // Once more on a fresh start: sled panics for other reasons too.
+        drop(kv);
+        let opened = SledKv::open(&db)?;
+        aside = aside.or(opened.quarantined);
+        kv = Box::new(opened.kv);
+        loaded = load(&*kv);
+    }
+    if let Some(error) = loaded.as_ref().err().filter(|e| is_damage(e)) {
+        drop(kv);
+        let moved_to = kv::quarantine(&db)?;
+        tracing::error!(%error, moved_to = %moved_to.display(), "the database's catalogue can not be read; beginning an empty one");
+        aside = Some(moved_to);
+        kv = Box::new(SledKv::open(&db)?.kv);
+        loaded = load(&*kv);
+    }
+    let loaded = loaded?;
+    if let Some(aside) = aside {
+        tracing::warn!(lies_in = %aside.display(), "the store goes on with what the journal holds");
+    }
+    let degraded = degraded(dir)?;
     let kv = wrap(kv);
     let Loaded {
         mut state,
@@ -68,6 +78,36 @@ pub(super) fn open(
         replayed_bytes,
         degraded,
     })
+}
+
+/// What was moved aside at this or an earlier start and still waits for somebody: not forgotten at the next one.
+fn degraded(dir: &Path) -> Result<Option<String>, StoreError> {
+    let mut aside = Vec::new();
+    for (folder, mark) in [
+        (dir.to_owned(), "db.quarantine-"),
+        (dir.join("journal"), ".dmj.damaged"),
+    ] {
+        let failed = |e: std::io::Error| StoreError::Database {
+            path: folder.clone(),
+            detail: e.to_string(),
+        };
+        for entry in std::fs::read_dir(&folder).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            if path
+                .file_name()
+                .is_some_and(|name| name.to_string_lossy().contains(mark))
+            {
+                aside.push(path.display().to_string());
+            }
+        }
+    }
+    aside.sort();
+    Ok((!aside.is_empty()).then(|| {
+        format!(
+            "data that could not be read at a start lies in {}; what the journal held was restored, the rest is missing. Move it out of the data directory once it has been dealt with",
+            aside.join(", ")
+        )
+    }))
 }
 
 struct Loaded {

@@ -46,14 +46,14 @@ impl Kv for Watched {
     }
 }
 
-fn options() -> Options {
+pub(super) fn options() -> Options {
     Options {
         retention: Duration::from_secs(100 * 365 * 86_400),
         ..Options::default()
     }
 }
 
-fn open_watched(
+pub(super) fn open_watched(
     dir: &Path,
     before: impl Fn() -> Result<(), StoreError> + Send + Sync + 'static,
 ) -> Engine {
@@ -61,7 +61,7 @@ fn open_watched(
     Engine::open_with(dir, options(), |kv| Box::new(Watched { kv, before })).unwrap()
 }
 
-fn metrics(device: &str, seq: u64, frames: &[(i64, &str, String)]) -> Accepted {
+pub(super) fn metrics(device: &str, seq: u64, frames: &[(i64, &str, String)]) -> Accepted {
     let frames = frames.iter().map(|(ts, source, tree)| {
         format!(
             "{{\"ts\":{},\"source\":\"{source}\",\"metrics\":{{{tree}}}}}",

@@ -2,8 +2,8 @@
 //!
 //! # Promises
 //! - What [`Journal::commit`] has returned `Ok` for survives kill -9 and power loss, and is read back in order, whole, or reported as damaged; never silently changed.
-//! - A record is read back if and only if its checksum holds. The tail that a crash tore is cut off at open; damage anywhere else is an error
-//!   with file and offset.
+//! - A record is read back if and only if its checksum holds. The tail that a crash tore is cut off at open. Where good records stand behind bad bytes in the
+//!   newest segment, they are saved and the segment is kept for whoever wants to look; in an older one that is an error with file and offset.
 //! - After a failed commit nothing of that commit is kept, and the next append starts on a fresh segment: a page cache that failed an fsync
 //!   is not trusted again. So a full disk needs no restart: once there is space, commits succeed.
 //! - Bounded if asked: whole segments are dropped, oldest first, and what was dropped is returned to be counted.
@@ -21,7 +21,7 @@
 //!
 //! | offset | size | record |
 //! |---|---|---|
-//! | 0 | 4 | length n of the payload, 1 to [`MAX_RECORD_BYTES`] |
+//! | 0 | 4 | length n of the payload, 1 to [`MAX_RECORD_BYTES`]; the highest bit set: a hole of n bytes, to be skipped |
 //! | 4 | 4 | CRC-32C of segment number, offset in the segment, length and payload |
 //! | 8 | n | payload |
 //!

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 
-use super::segment::{self, HEADER_BYTES, Header, RECORD_HEADER_BYTES};
+use super::segment::{self, HEADER_BYTES, Header};
 use super::{JournalError, Position};
 
 /// A record and the positions around it.
@@ -52,15 +52,17 @@ impl Reader {
                 let at = usize::try_from(current.offset).unwrap_or(usize::MAX);
                 if let Some(rest) = current.bytes.get(at..).filter(|rest| !rest.is_empty()) {
                     let offset = current.offset;
-                    let payload =
-                        segment::decode(rest, current.number, offset).map_err(|what| {
-                            JournalError::Damaged {
-                                path: segment::path(&self.dir, current.number),
-                                offset,
-                                what,
-                            }
-                        })?;
-                    current.offset += (RECORD_HEADER_BYTES + payload.len()) as u64;
+                    let entry = segment::decode(rest, current.number, offset).map_err(|what| {
+                        JournalError::Damaged {
+                            path: segment::path(&self.dir, current.number),
+                            offset,
+                            what,
+                        }
+                    })?;
+                    current.offset += entry.size();
+                    if entry.is_hole {
+                        continue;
+                    }
                     return Ok(Some(Record {
                         start: Position {
                             segment: current.number,
@@ -70,7 +72,7 @@ impl Reader {
                             segment: current.number,
                             offset: current.offset,
                         },
-                        payload: payload.to_vec(),
+                        payload: entry.payload.to_vec(),
                     }));
                 }
                 self.current = None;

@@ -58,11 +58,11 @@ pub(super) fn check_header(bytes: &[u8], number: u64) -> Header {
     }
 }
 
-fn checksum(number: u64, offset: u64, payload: &[u8]) -> u32 {
+fn checksum(number: u64, offset: u64, length: u32, payload: &[u8]) -> u32 {
     let mut place = [0; 20];
     place[..8].copy_from_slice(&number.to_le_bytes());
     place[8..16].copy_from_slice(&offset.to_le_bytes());
-    place[16..].copy_from_slice(&length(payload).to_le_bytes());
+    place[16..].copy_from_slice(&length.to_le_bytes());
     crc32c::crc32c_append(crc32c::crc32c(&place), payload)
 }
 
@@ -73,23 +73,50 @@ fn length(payload: &[u8]) -> u32 {
 /// Appends the record for `payload` at `offset` of segment `number`.
 pub(super) fn encode(out: &mut Vec<u8>, number: u64, offset: u64, payload: &[u8]) {
     out.extend_from_slice(&length(payload).to_le_bytes());
-    out.extend_from_slice(&checksum(number, offset, payload).to_le_bytes());
+    out.extend_from_slice(&checksum(number, offset, length(payload), payload).to_le_bytes());
     out.extend_from_slice(payload);
 }
 
-/// The payload of the record at `offset`, where `bytes` is the segment from there on; or what is wrong.
-pub(super) fn decode(bytes: &[u8], number: u64, offset: u64) -> Result<&[u8], &'static str> {
+/// Set in the length of a hole: bytes that could not be read when the journal was opened. Skipped; it keeps the positions behind it where they were.
+const HOLE: u32 = 1 << 31;
+
+/// What stands at an offset.
+pub(super) struct Entry<'a> {
+    pub(super) payload: &'a [u8],
+    pub(super) is_hole: bool,
+}
+
+impl Entry<'_> {
+    /// Bytes in the file, header included.
+    pub(super) fn size(&self) -> u64 {
+        (RECORD_HEADER_BYTES + self.payload.len()) as u64
+    }
+}
+
+/// Turns all of `bytes`, at `offset` of segment `number`, into a hole. At least [`RECORD_HEADER_BYTES`] long: no record is shorter.
+pub(super) fn make_hole(bytes: &mut [u8], number: u64, offset: u64) {
+    if let Some((head, payload)) = bytes.split_first_chunk_mut::<RECORD_HEADER_BYTES>() {
+        let len = length(payload) | HOLE;
+        head[..4].copy_from_slice(&len.to_le_bytes());
+        head[4..].copy_from_slice(&checksum(number, offset, len, payload).to_le_bytes());
+    }
+}
+
+/// What stands at `offset`, where `bytes` is the segment from there on; or what is wrong.
+pub(super) fn decode(bytes: &[u8], number: u64, offset: u64) -> Result<Entry<'_>, &'static str> {
     let Some((head, rest)) = bytes.split_first_chunk::<RECORD_HEADER_BYTES>() else {
         return Err("a record header is cut short");
     };
     let [l0, l1, l2, l3, c0, c1, c2, c3] = *head;
-    let len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
-    if len == 0 || len > MAX_RECORD_BYTES {
+    let stated = u32::from_le_bytes([l0, l1, l2, l3]);
+    let is_hole = stated & HOLE != 0;
+    let len = (stated & !HOLE) as usize;
+    if !is_hole && (len == 0 || len > MAX_RECORD_BYTES) {
         return Err("a record has an impossible length");
     }
     let payload = rest.get(..len).ok_or("a record is cut short")?;
-    if checksum(number, offset, payload) == u32::from_le_bytes([c0, c1, c2, c3]) {
-        Ok(payload)
+    if checksum(number, offset, stated, payload) == u32::from_le_bytes([c0, c1, c2, c3]) {
+        Ok(Entry { payload, is_hole })
     } else {
         Err("a record's checksum does not hold")
     }

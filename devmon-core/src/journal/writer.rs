@@ -10,6 +10,9 @@ use std::time::{Duration, SystemTime};
 use super::segment::{self, HEADER_BYTES, Header};
 use super::{JournalError, MAX_RECORD_BYTES, Position, Reader};
 
+/// How far behind bad bytes a good record is looked for: past any message that a collector takes (2 MiB), with room.
+const SEARCH_BYTES: u64 = 4 << 20;
+
 /// How a journal is kept.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -39,6 +42,9 @@ pub struct Recovery {
     pub segments: usize,
     /// Bytes of a torn tail that were cut off: an append that was never committed.
     pub torn_bytes: u64,
+    /// Set when good records stood behind bad bytes in the last segment: then committed bytes may have been changed, not only an append torn. The good records
+    /// were appended again; the segment as it was found lies here.
+    pub damaged: Option<PathBuf>,
 }
 
 /// An open journal. One writer; readers may read what is committed meanwhile.
@@ -50,6 +56,8 @@ pub struct Journal {
     segments: VecDeque<Segment>,
     /// The active segment's file; `None` after a failure, until the next append begins a fresh segment.
     active: Option<File>,
+    /// A segment behind whose committed bytes a failed commit may have left others, and how long it must be. Cut before anything else is written.
+    uncut: Option<(File, u64)>,
     next_number: u64,
     /// Appended, not yet committed.
     pending: Vec<u8>,
@@ -66,7 +74,8 @@ struct Segment {
 }
 
 impl Journal {
-    /// Opens or makes the journal in `dir`, cuts a torn tail off the last segment and checks every record of it. Older segments are checked when they are read.
+    /// Opens or makes the journal in `dir` and checks every record of the last segment: a torn tail is cut off; good records behind bad bytes are saved and a
+    /// copy of the segment is kept ([`Recovery::damaged`]). Older segments are checked when they are read.
     ///
     /// # Errors
     /// [`JournalError::Locked`], [`JournalError::Version`] or [`JournalError::Io`].
@@ -77,6 +86,7 @@ impl Journal {
         let mut recovery = Recovery {
             segments: numbers.len(),
             torn_bytes: 0,
+            damaged: None,
         };
         let mut segments = VecDeque::new();
         for (i, &number) in numbers.iter().enumerate() {
@@ -84,20 +94,28 @@ impl Journal {
             let meta = std::fs::metadata(&path).map_err(JournalError::io(&path, "stat"))?;
             let mut bytes = meta.len();
             if i + 1 == numbers.len() {
-                let good = intact_prefix(&path, number)?;
-                recovery.torn_bytes = bytes - good;
-                if good < HEADER_BYTES {
-                    // Not even a header: the crash came while the segment was being made, and nothing in it was committed.
+                let content = std::fs::read(&path).map_err(JournalError::io(&path, "read"))?;
+                let found = examine(&content, &path, number)?;
+                if bytes <= HEADER_BYTES && !found.header {
+                    // The crash came while the segment was being made: the header is on disk before any record is.
+                    recovery.torn_bytes = bytes;
                     std::fs::remove_file(&path).map_err(JournalError::io(&path, "remove"))?;
                     continue;
                 }
-                if good < bytes {
+                recovery.torn_bytes = bytes.saturating_sub(found.intact);
+                if !found.header || !found.holes.is_empty() {
+                    let aside = path.with_extension("dmj.damaged");
+                    std::fs::copy(&path, &aside).map_err(JournalError::io(&aside, "copy"))?;
+                    mend(&path, number, content, &found)?;
+                    bytes = found.intact;
+                    recovery.damaged = Some(aside);
+                } else if found.intact < bytes {
                     let file = OpenOptions::new().write(true).open(&path);
                     let file = file.map_err(JournalError::io(&path, "open"))?;
-                    file.set_len(good)
+                    file.set_len(found.intact)
                         .map_err(JournalError::io(&path, "truncate"))?;
                     file.sync_all().map_err(JournalError::io(&path, "fsync"))?;
-                    bytes = good;
+                    bytes = found.intact;
                 }
             }
             let last_written = meta.modified().unwrap_or_else(|_| SystemTime::now());
@@ -113,6 +131,7 @@ impl Journal {
             options,
             segments,
             active: None, // every open begins a segment of its own: a recovered tail is never written again
+            uncut: None,
             next_number: numbers.last().map_or(0, |n| n + 1),
             pending: Vec::new(),
             _lock: lock,
@@ -182,16 +201,30 @@ impl Journal {
         Ok(())
     }
 
-    /// After a failed write: cut what may have been written, and let the next append begin a fresh segment.
+    /// After a failed write: the next append begins a fresh segment, once what may have been written is cut off.
     fn abandon_active(&mut self) {
         if let (Some(file), Some(active)) = (self.active.take(), self.segments.back()) {
-            // If even this fails, recovery finds the uncommitted records behind the committed ones: repeats at worst, never a loss.
-            let cut = file.set_len(active.bytes).and_then(|()| file.sync_all());
-            drop(cut);
+            self.uncut = Some((file, active.bytes));
         }
+        // Tried again before the next segment. Until then this segment is the last, and a restart reads what is left behind the committed bytes as it reads any tail.
+        let tried = self.cut();
+        drop(tried);
+    }
+
+    fn cut(&mut self) -> std::io::Result<()> {
+        if let Some((file, bytes)) = &self.uncut {
+            file.set_len(*bytes)?;
+            file.sync_all()?;
+        }
+        self.uncut = None;
+        Ok(())
     }
 
     fn begin_segment(&mut self) -> Result<(), JournalError> {
+        self.cut().map_err(JournalError::io(
+            &self.dir,
+            "cut a segment after a failed commit",
+        ))?;
         let number = self.next_number;
         let path = segment::path(&self.dir, number);
         let make = || -> std::io::Result<File> {
@@ -339,27 +372,73 @@ impl Journal {
     }
 }
 
-/// Length of the file's intact part: header and whole records with good checksums. Below [`HEADER_BYTES`]: not even a header.
-fn intact_prefix(path: &Path, number: u64) -> Result<u64, JournalError> {
-    let bytes = std::fs::read(path).map_err(JournalError::io(path, "read"))?;
-    match segment::check_header(&bytes, number) {
-        Header::Good => {}
-        Header::Bad => return Ok(0),
+/// What the last segment's file holds.
+struct Found {
+    header: bool,
+    /// Length up to the end of the last good record.
+    intact: u64,
+    /// Bad bytes with good records behind them: from, to.
+    holes: Vec<(u64, u64)>,
+}
+
+fn examine(bytes: &[u8], path: &Path, number: u64) -> Result<Found, JournalError> {
+    let header = match segment::check_header(bytes, number) {
+        Header::Good => true,
+        Header::Bad => false,
         Header::UnknownVersion(version) => {
             return Err(JournalError::Version {
                 path: path.to_owned(),
                 version,
             });
         }
+    };
+    let mut found = Found {
+        header,
+        intact: HEADER_BYTES,
+        holes: Vec::new(),
+    };
+    while let Some((at, end)) = next_good(bytes, number, found.intact) {
+        if at > found.intact {
+            found.holes.push((found.intact, at));
+        }
+        found.intact = end;
     }
-    let mut offset = HEADER_BYTES;
-    while let Some(rest) = usize::try_from(offset).ok().and_then(|o| bytes.get(o..)) {
-        match segment::decode(rest, number, offset) {
-            Ok(payload) => offset += (segment::RECORD_HEADER_BYTES + payload.len()) as u64,
-            Err(_) => break,
+    Ok(found)
+}
+
+/// Where the first good record at or behind `from` begins and ends.
+fn next_good(bytes: &[u8], number: u64, from: u64) -> Option<(u64, u64)> {
+    // A hole is never shorter than a record's header, so nothing is looked for closer than that.
+    let shortest = segment::RECORD_HEADER_BYTES as u64;
+    for at in std::iter::once(from).chain(from + shortest..=from + SEARCH_BYTES) {
+        let rest = bytes.get(usize::try_from(at).ok()?..)?;
+        if rest.is_empty() {
+            return None;
+        }
+        if let Ok(entry) = segment::decode(rest, number, at) {
+            return Some((at, at + entry.size()));
         }
     }
-    Ok(offset)
+    None
+}
+
+/// Puts in the place of the damaged segment, at one stroke, the same with its header right and its bad bytes marked as holes.
+fn mend(path: &Path, number: u64, mut bytes: Vec<u8>, found: &Found) -> Result<(), JournalError> {
+    bytes.truncate(usize::try_from(found.intact).unwrap_or(usize::MAX));
+    bytes.splice(..segment::HEADER_BYTES as usize, segment::header(number));
+    for &(from, to) in &found.holes {
+        if let Some(hole) = bytes.get_mut(from as usize..to as usize) {
+            segment::make_hole(hole, number, from);
+        }
+    }
+    let fresh = path.with_extension("dmj.new");
+    let write = || -> std::io::Result<()> {
+        let mut file = File::create(&fresh)?;
+        file.write_all(&bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&fresh, path)
+    };
+    write().map_err(JournalError::io(&fresh, "write"))
 }
 
 fn lock(dir: &Path) -> Result<File, JournalError> {
