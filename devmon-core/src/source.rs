@@ -4,8 +4,8 @@ use crate::tree::MetricTree;
 
 /// A running source: asked at its interval, it returns what it measures now.
 ///
-/// One thread calls it at a time, never an async one; a call may block, but the agent gives up on it after its deadline (default: the
-/// interval, at least 2 s) and marks the source `failing`. Counters are returned raw (ever growing, named `…_total`); rates are made
+/// One thread calls it at a time, never an async one; a call may block, but the agent gives up on it after its deadline (the interval, at
+/// least 2 s and at most 30 s) and marks the source `failing`. Counters are returned raw (ever growing, named `…_total`); rates are made
 /// when querying.
 pub trait MetricSource: Send + 'static {
     /// Reads the current values. Names are relative to the source: `utilization`, not `cpu/utilization`.

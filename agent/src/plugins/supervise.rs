@@ -24,11 +24,13 @@ pub const UNAVAILABLE_PACE: Duration = Duration::from_secs(60);
 pub const MAX_BACKOFF: Duration = Duration::from_secs(300);
 /// A deadline shorter than this would blame sources for a busy machine.
 pub const MIN_DEADLINE: Duration = Duration::from_secs(2);
+/// A source that hangs is found out within this time, however seldom it is asked.
+pub const MAX_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long a source with this interval may take for a round.
 #[must_use]
 pub fn deadline(interval: Duration) -> Duration {
-    interval.max(MIN_DEADLINE)
+    interval.clamp(MIN_DEADLINE, MAX_DEADLINE)
 }
 
 /// One source's state over time.
@@ -168,6 +170,13 @@ impl Supervised {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_daily_source_that_hangs_is_found_out_today() {
+        let daily = Duration::from_secs(86_400);
+        assert_eq!(deadline(daily), MAX_DEADLINE);
+        assert_eq!(deadline(Duration::from_secs(10)), Duration::from_secs(10));
+    }
     use devmon_core::MetricTree;
 
     fn tree() -> Answer {

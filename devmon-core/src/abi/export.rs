@@ -15,8 +15,9 @@ use crate::source::{CollectError, MetricSource};
 use crate::tree::{MetricTree, Node, Value};
 
 /// A plugin's source as it stands behind the boundary.
-pub struct Exported<S> {
-    inner: S,
+pub struct Exported<S: MetricSource> {
+    /// `None` only while it is dropped.
+    inner: Option<S>,
     metrics_toml: &'static str,
     /// Set by a panic in `collect`: the state may be broken, so it is not touched again.
     poisoned: Option<String>,
@@ -31,7 +32,10 @@ impl<S: MetricSource> AbiSource for Exported<S> {
         if let Some(text) = &self.poisoned {
             return without_tree(outcome::PANICKED, text);
         }
-        match catch_unwind(AssertUnwindSafe(|| collected(self.inner.collect()))) {
+        let Some(inner) = &mut self.inner else {
+            return without_tree(outcome::FAILED, "the source has ended");
+        };
+        match catch_unwind(AssertUnwindSafe(|| collected(inner.collect()))) {
             Ok(collected) => collected,
             Err(panic) => {
                 let text = panic_text(panic.as_ref());
@@ -43,9 +47,21 @@ impl<S: MetricSource> AbiSource for Exported<S> {
     }
 
     fn facts(&self) -> RString {
-        catch_unwind(AssertUnwindSafe(|| facts_json(&self.inner.facts())))
-            .unwrap_or_else(|_| "{}".into())
+        let facts = || self.inner.as_ref().map(|inner| facts_json(&inner.facts()));
+        catch_unwind(AssertUnwindSafe(facts))
+            .ok()
+            .flatten()
+            .unwrap_or_else(|| "{}".into())
             .into()
+    }
+}
+
+impl<S: MetricSource> Drop for Exported<S> {
+    /// A panic in the author's own `drop` would cross the boundary, too.
+    fn drop(&mut self) {
+        let inner = self.inner.take();
+        let dropped = catch_unwind(AssertUnwindSafe(move || drop(inner)));
+        drop(dropped);
     }
 }
 
@@ -54,16 +70,16 @@ pub fn start<S: MetricSource, E: std::fmt::Display>(
     metrics_toml: &'static str,
     new: impl FnOnce() -> Result<S, E>,
 ) -> RResult<BoxedSource, RString> {
-    match catch_unwind(AssertUnwindSafe(new)) {
+    match catch_unwind(AssertUnwindSafe(|| new().map_err(|e| e.to_string()))) {
         Ok(Ok(inner)) => {
             let exported = Exported {
-                inner,
+                inner: Some(inner),
                 metrics_toml,
                 poisoned: None,
             };
             RResult::ROk(AbiSource_TO::from_value(exported, TD_Opaque))
         }
-        Ok(Err(error)) => RResult::RErr(error.to_string().into()),
+        Ok(Err(error)) => RResult::RErr(error.into()),
         Err(panic) => {
             let text = format!(
                 "panicked in its constructor: {}",

@@ -1,4 +1,4 @@
-//! Panics in every second round of its life; each life starts with a good round.
+//! Panics in every second round of its life, and once more when it is dropped; each life starts with a good round.
 
 use devmon_core::{CollectError, MetricSource, MetricTree, export_plugin};
 
@@ -13,6 +13,12 @@ impl MetricSource for Source {
         let mut tree = MetricTree::new();
         tree.set("fine", true);
         Ok(tree)
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        panic!("boom in drop");
     }
 }
 
