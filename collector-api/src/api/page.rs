@@ -61,7 +61,9 @@ impl Cursor {
                 let [next, from, to, step_ms] = numbers[..] else {
                     return None;
                 };
-                let sound = from <= next && next < to && step_ms >= 0;
+                // A forged one must not overflow what is added to it: 35 000 years either way are enough.
+                let bounded = numbers.iter().all(|n| n.unsigned_abs() < 1 << 50);
+                let sound = bounded && from <= next && next < to && step_ms >= 0;
                 sound.then_some(Self::Series {
                     next: TimestampMs(next),
                     from: TimestampMs(from),
@@ -100,6 +102,26 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn forged_cursors_are_none() {
+        let forged = |text: &str| Cursor::parse(&URL_SAFE_NO_PAD.encode(text));
+        assert!(forged("s1,0,9,0").is_some());
+        for bad in [
+            "",
+            "x",
+            "s",
+            "s1,2",
+            "s9,0,9,0",
+            "s1,0,9,-1",
+            "s0,0,9223372036854775807,1",
+            "s0,-9223372036854775808,1,1",
+            "l-1",
+        ] {
+            assert_eq!(forged(bad), None, "{bad}");
+        }
+        assert_eq!(Cursor::parse("é"), None);
+    }
 
     #[test]
     fn cursors_survive_their_text() {
