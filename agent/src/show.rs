@@ -55,6 +55,11 @@ pub async fn collect(settings: &Settings, format: Format) -> ExitCode {
         if state == SourceState::Failing {
             code = ExitCode::FAILURE;
         }
+        // Standard output is for values; whoever looks for a source finds here why it has none.
+        if let (false, Some(reason)) = (state == SourceState::Ok, &reason) {
+            let state = format!("{state:?}").to_lowercase();
+            eprintln!("{name} is {state}: {reason}");
+        }
         states.push(serde_json::json!({"name": name, "state": state, "reason": reason}));
     }
     let text = match format {

@@ -169,7 +169,8 @@ fn a_seal_on_a_full_disk_fails_and_is_made_good() {
     assert_eq!(stored(&store), 2000, "readable meanwhile");
     disk.free();
     store.commit(&[message(2000)]).unwrap();
-    store.seal_now().unwrap();
+    // The first attempt may find out that the database had to be opened again; the sealing thread tries by itself, too.
+    assert!((0..3).any(|_| store.seal_now().is_ok()));
     assert_eq!(store.status().sealing_problem, None);
     assert_eq!(store.status().head_samples, 0);
     assert_eq!(stored(&store), 2001);

@@ -204,7 +204,22 @@ fn start_mosquitto(addr: &str, place: &Path) -> anyhow::Result<Running> {
         "PATH",
         format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default()),
     );
-    let program = Running::start("mosquitto", command)?;
-    println!("mosquitto listens on {addr}");
-    Ok(program)
+    let mut program = Running::start("mosquitto", command)?;
+    let begin = std::time::Instant::now();
+    loop {
+        // Ours has to be alive, or it is another's broker that answers.
+        std::thread::sleep(Duration::from_millis(200));
+        if let Some(status) = program.ended()? {
+            bail!(
+                "mosquitto ended at start ({status}); is {addr} taken? Choose another with --mqtt ADDR:PORT"
+            );
+        }
+        if std::net::TcpStream::connect(addr).is_ok() {
+            println!("mosquitto listens on {addr}");
+            return Ok(program);
+        }
+        if begin.elapsed() > READY_DEADLINE {
+            bail!("mosquitto does not listen on {addr}");
+        }
+    }
 }

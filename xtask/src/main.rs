@@ -30,11 +30,19 @@ enum Command {
     Fuzz(fuzz::Fuzz),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
+fn main() -> std::process::ExitCode {
+    let done = match Cli::parse().command {
         Command::Demo(demo) => demo.run(),
         Command::Test(test) => test.run(),
         Command::Fuzz(fuzz) => fuzz.run(),
+    };
+    match done {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            // One line: a backtrace of ours would bury what the program said above.
+            eprintln!("\nError: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
     }
 }
 

@@ -165,14 +165,14 @@ fn every_command_of_the_other_documents_runs() {
         for block in blocks(&std::fs::read_to_string(root().join(name)).unwrap()) {
             // `sh` blocks are run; what sets up a machine or runs for ever stands in blocks without a language, and is run by other tests.
             if block.language == "sh" {
-                shell(
-                    &block.text.replace(
-                        "devmon-",
-                        &format!("{}/devmon-", harness::bin_dir().display()),
-                    ),
-                    &http,
-                    port,
-                );
+                let bin = format!("{}/", harness::bin_dir().display());
+                let plugins = dir.path().join("plugins");
+                let text = block.text.replace("target/release/", &bin);
+                let text = text.replace("target/demo/plugins", plugins.to_str().unwrap());
+                let said = shell(&text, &http, port);
+                if text.contains("collect --plugin-dir") {
+                    assert!(said.contains("/memory/total_bytes"), "{said}");
+                }
                 run += 1;
             }
         }

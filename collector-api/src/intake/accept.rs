@@ -17,9 +17,11 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use devmon_core::wire::about::MAX_ABOUT_BYTES;
+use devmon_core::wire::message::MAX_DECOMPRESSED_BYTES;
 use devmon_core::wire::{
     About, DeviceId, Message, Reason, Refusal, Status, TimestampMs, TopicKind, TopicScheme,
 };
+use devmon_core::{MetricTree, Node, Value};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::write;
@@ -27,6 +29,17 @@ use crate::store::engine::{Accepted, Content, DeadLetter, Refused, Store};
 
 /// What a waiting message costs besides its payload: the decoded tree, the places in queues. Bounds empty messages too.
 const MESSAGE_OVERHEAD_BYTES: usize = 512;
+/// What the tree of a message that is not compressed is taken to cost, in payloads: what waits is the payload and the tree. Trees of few, long names cost
+/// less; of many short ones more, but each payload is bounded, and so is their number.
+const TREE_FACTOR: usize = 4;
+/// Charged for a compressed message until it is decoded: what it may decompress to, as tree. Then what it came to is known, and the rest is given back.
+const COMPRESSED_BYTES: usize = MAX_DECOMPRESSED_BYTES * TREE_FACTOR;
+/// How a zstd frame begins; no JSON does.
+const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+/// What a branch is taken to cost: the first node of its map, for 11 names and values.
+const BRANCH_BYTES: usize = 704;
+/// What a name and its value are taken to cost besides their bytes: their share of a map's node, and an allocation for each text.
+const NODE_BYTES: usize = 128;
 
 /// Most payload of a dead letter. Our listener takes no more; a broker may deliver up to 256 MiB, which no record of a journal holds, and it would come again for ever.
 const MAX_LETTER_BYTES: usize = 2 << 20;
@@ -72,7 +85,7 @@ pub struct IntakeSettings {
     pub max_ahead_ms: i64,
     /// Messages that may wait for the disk.
     pub queue_messages: usize,
-    /// Bytes of payload, and a little for each message, that may wait for the disk.
+    /// Bytes that may wait for the disk, as estimated: payloads and what they are decoded to.
     pub queue_bytes: usize,
 }
 
@@ -291,16 +304,20 @@ impl Intake {
     /// Takes a message in; waits only while too much is queued. Cancel-safe: dropped while it waits, the message was not taken.
     pub async fn submit(&self, publish: Publish) -> Ticket {
         let shared = &self.shared;
-        let cost = (publish.payload.len() + publish.topic.len() + MESSAGE_OVERHEAD_BYTES)
-            .min(shared.room_bytes);
+        let cost = cost(&publish).min(shared.room_bytes);
+        let is_compressed = publish.payload.starts_with(ZSTD_MAGIC);
         let cost = u32::try_from(cost).unwrap_or(u32::MAX); // room_bytes is a u32
-        let Ok(room) = shared.room.clone().acquire_many_owned(cost).await else {
+        let Ok(mut room) = shared.room.clone().acquire_many_owned(cost).await else {
             return Ticket::stopped();
         };
         let Ok(place) = self.jobs.reserve().await else {
             return Ticket::stopped();
         };
         let what = check(&shared.settings, publish);
+        if is_compressed {
+            let surplus = room.num_permits().saturating_sub(weight(&what));
+            drop(room.split(surplus)); // given back
+        }
         let (done, outcome) = oneshot::channel();
         shared.counters.queued.fetch_add(1, Relaxed);
         place.send(Job::Item {
@@ -368,6 +385,46 @@ impl Drop for Counted {
 /// A panic elsewhere leaves counters whole.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a message is charged before it is decoded.
+fn cost(publish: &Publish) -> usize {
+    let payload = publish.payload.len();
+    let tree = if publish.payload.starts_with(ZSTD_MAGIC) {
+        COMPRESSED_BYTES
+    } else {
+        payload * (TREE_FACTOR - 1) // the payload itself is the first
+    };
+    payload + tree + publish.topic.len() + MESSAGE_OVERHEAD_BYTES
+}
+
+/// About what a decoded message takes. The payload is kept too: it goes into the journal as it came.
+fn weight(what: &Item) -> usize {
+    MESSAGE_OVERHEAD_BYTES
+        + match what {
+            Item::Store { accepted, .. } => {
+                let trees = match &accepted.content {
+                    Content::Metrics { frames, .. } => {
+                        frames.iter().map(|frame| tree_weight(&frame.metrics)).sum()
+                    }
+                    Content::Status(_) | Content::About(_) => 0, // never compressed
+                };
+                accepted.payload.len() + accepted.device.as_str().len() + trees
+            }
+            Item::Bury(letter) => letter.payload.len() + letter.topic.len() + letter.detail.len(),
+        }
+}
+
+fn tree_weight(tree: &MetricTree) -> usize {
+    let nodes = tree.children().map(|(name, node)| {
+        let value = match node {
+            Node::Branch(tree) => tree_weight(tree),
+            Node::Leaf(Value::Text(text)) => text.len(),
+            Node::Leaf(_) => 0,
+        };
+        NODE_BYTES + name.len() + value
+    });
+    BRANCH_BYTES + nodes.sum::<usize>()
 }
 
 /// Decodes and checks: what is to be stored, or buried.

@@ -17,7 +17,7 @@ use devmon_core::{MetricPath, MetricTree, Node, Value};
 
 use super::dedupe::Seen;
 use super::engine::{Accepted, Content, DeviceRecord, SeriesRecord};
-use super::head::Rows;
+use super::head::{HeadBytes, Rows};
 
 /// All devices.
 #[derive(Debug, Default)]
@@ -29,6 +29,8 @@ pub(super) struct Catalogue {
     pub(super) series: u64,
     /// Samples in the heads, those being sealed not counted.
     pub(super) head_samples: u64,
+    /// Memory of the heads, those being sealed counted until they are in blocks and no reader holds them.
+    pub(super) head_bytes: HeadBytes,
 }
 
 #[derive(Debug)]
@@ -117,7 +119,8 @@ impl Catalogue {
                 let mut added = 0;
                 for frame in frames {
                     let ts = frame.ts.unwrap_or(item.received);
-                    let (came, new) = device.add_frame(frame, ts, &mut self.next_stream);
+                    let (came, new) =
+                        device.add_frame(frame, ts, &mut self.next_stream, &self.head_bytes);
                     samples += came;
                     added += new;
                 }
@@ -234,9 +237,15 @@ impl Device {
     }
 
     /// Adds a frame's leaves to the heads; returns how many there were, and by how much the heads have grown.
-    fn add_frame(&mut self, frame: &Frame, ts: TimestampMs, next_stream: &mut u32) -> (u64, u64) {
+    fn add_frame(
+        &mut self,
+        frame: &Frame,
+        ts: TimestampMs,
+        next_stream: &mut u32,
+        head_bytes: &HeadBytes,
+    ) -> (u64, u64) {
         if let Some(source) = &frame.source {
-            return self.add_tree(source, &frame.metrics, ts, next_stream);
+            return self.add_tree(source, &frame.metrics, ts, next_stream, head_bytes);
         }
         // Without a source the paths begin at the tree's own top: each branch there is what a source's tree is elsewhere.
         let (mut leaves, mut grown) = (0, 0);
@@ -244,7 +253,7 @@ impl Device {
         for (name, node) in frame.metrics.children() {
             match node {
                 Node::Branch(tree) => {
-                    let (came, new) = self.add_tree(name, tree, ts, next_stream);
+                    let (came, new) = self.add_tree(name, tree, ts, next_stream, head_bytes);
                     leaves += came;
                     grown += new;
                 }
@@ -252,7 +261,7 @@ impl Device {
             }
         }
         if !top.is_empty() {
-            let (came, new) = self.add_tree("", &top, ts, next_stream);
+            let (came, new) = self.add_tree("", &top, ts, next_stream, head_bytes);
             leaves += came;
             grown += new;
         }
@@ -265,6 +274,7 @@ impl Device {
         tree: &MetricTree,
         ts: TimestampMs,
         next_stream: &mut u32,
+        head_bytes: &HeadBytes,
     ) -> (u64, u64) {
         let at = match self.by_name.get(name) {
             Some(&at) => at,
@@ -303,6 +313,7 @@ impl Device {
                 }
             }
         });
+        stream.rows.charge(head_bytes);
         (leaves, stream.rows.samples() - before)
     }
 

@@ -4,6 +4,9 @@
 //! committed, late ones too; [`Rows::tables`] sorts them when they are sealed, [`Rows::read`] leaves the sorting to the reader. Where a time stands twice,
 //! the later row counts. It leaves to others: which series a column belongs to (its place is the series' number in the stream), durability.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use devmon_core::Value;
 use devmon_core::wire::TimestampMs;
 
@@ -18,8 +21,39 @@ pub(super) fn hour_of(ts: TimestampMs) -> u32 {
     u32::try_from(ts.0.div_euclid(HOUR_MS)).unwrap_or(if ts.0 < 0 { 0 } else { u32::MAX })
 }
 
-/// Recent samples of a stream, in the order of their commits.
+/// What a sample is taken to cost in memory: a [`Value`] (24), its row number (4), its share of the time. A column of one type takes less; what is bounded
+/// by this is bounded.
+const SAMPLE_BYTES: u64 = 32;
+/// What a text is taken to cost besides its bytes: its own allocation.
+const TEXT_BYTES: u64 = 16;
+/// A place in the list of columns, used or not.
+const COLUMN_BYTES: u64 = size_of::<Column>() as u64;
+
+/// About how many bytes of memory all heads take, those being sealed too. Each [`Rows`] adds what it takes and gives it back when it is dropped.
 #[derive(Debug, Clone, Default)]
+pub(super) struct HeadBytes(Arc<AtomicU64>);
+
+impl HeadBytes {
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// The part of one [`Rows`] in [`HeadBytes`].
+#[derive(Debug)]
+struct Charged {
+    total: HeadBytes,
+    bytes: u64,
+}
+
+impl Drop for Charged {
+    fn drop(&mut self) {
+        self.total.0.fetch_sub(self.bytes, Relaxed);
+    }
+}
+
+/// Recent samples of a stream, in the order of their commits.
+#[derive(Debug, Default)]
 pub(super) struct Rows {
     ts: Vec<i64>,
     /// By the series' number in the stream; shorter than the stream's list if the last ones have no sample here.
@@ -27,6 +61,9 @@ pub(super) struct Rows {
     /// Times never went back, so that a range of times is a range of rows.
     out_of_order: bool,
     samples: u64,
+    /// About how much memory it takes.
+    bytes: u64,
+    charged: Option<Charged>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -76,6 +113,19 @@ impl Rows {
         self.samples
     }
 
+    /// Brings what it has come to take into `total`, where it counts until it is dropped. The total is always the same one.
+    pub(super) fn charge(&mut self, total: &HeadBytes) {
+        let bytes = self.bytes;
+        let charged = self.charged.get_or_insert_with(|| Charged {
+            total: total.clone(),
+            bytes: 0,
+        });
+        // Added before subtracted: the total is never below what is there.
+        charged.total.0.fetch_add(bytes, Relaxed);
+        charged.total.0.fetch_sub(charged.bytes, Relaxed);
+        charged.bytes = bytes;
+    }
+
     /// The row for samples of this time that are committed now. Frames that were split come behind each other and share one.
     pub(super) fn row(&mut self, ts: TimestampMs) -> u32 {
         match self.ts.last() {
@@ -92,6 +142,7 @@ impl Rows {
     pub(super) fn set(&mut self, row: u32, series: u32, value: &Value) {
         let at = series as usize;
         if at >= self.columns.len() {
+            self.bytes += (at + 1 - self.columns.len()) as u64 * COLUMN_BYTES;
             self.columns.resize_with(at + 1, Column::default);
         }
         let column = &mut self.columns[at];
@@ -101,11 +152,16 @@ impl Rows {
                 cells: Some(Cells::of(value)),
             };
             self.samples += 1;
+            self.bytes += SAMPLE_BYTES + text_bytes(value);
             return;
         };
         let len = cells.len();
         let last = column.rows.at(len - 1);
         if last == row {
+            self.bytes += text_bytes(value);
+            self.bytes = self
+                .bytes
+                .saturating_sub(text_bytes(&cells.get(cells.len() - 1)));
             cells.replace_last(value); // the later of two frames of one time
             return;
         }
@@ -120,6 +176,7 @@ impl Rows {
         }
         cells.push(value);
         self.samples += 1;
+        self.bytes += SAMPLE_BYTES + text_bytes(value);
     }
 
     /// Hands over the samples of a series with `from ≤ t < to`, in the order of their commits. Stops when `f` says so by `false`.
@@ -204,6 +261,14 @@ impl Rows {
             begin = end;
         }
         tables
+    }
+}
+
+/// What a value takes besides [`SAMPLE_BYTES`].
+fn text_bytes(value: &Value) -> u64 {
+    match value {
+        Value::Text(text) => TEXT_BYTES + text.len() as u64,
+        _ => 0,
     }
 }
 
@@ -301,5 +366,31 @@ mod tests {
         assert_eq!(rows.ts.len(), 1);
         assert_eq!(rows.samples(), 2);
         assert_eq!(from_tables(&rows), model);
+    }
+
+    #[test]
+    fn bytes_count_texts_and_are_given_back_with_the_rows() {
+        let total = HeadBytes::default();
+        let text = |len: usize| Value::Text("x".repeat(len));
+        let mut rows = Rows::default();
+        for ts in 0..10 {
+            let row = rows.row(TimestampMs(ts));
+            rows.set(row, 1, &text(1000));
+            rows.charge(&total);
+        }
+        let expected = 2 * COLUMN_BYTES + 10 * (SAMPLE_BYTES + TEXT_BYTES + 1000);
+        assert_eq!(total.get(), expected);
+        rows.set(9, 1, &text(10)); // replaces
+        rows.charge(&total);
+        assert_eq!(total.get(), expected - 990);
+
+        let sealing = std::mem::take(&mut rows);
+        let row = rows.row(TimestampMs(0));
+        rows.set(row, 0, &Value::Integer(1));
+        rows.charge(&total);
+        drop(sealing);
+        assert_eq!(total.get(), COLUMN_BYTES + SAMPLE_BYTES);
+        drop(rows);
+        assert_eq!(total.get(), 0);
     }
 }

@@ -80,7 +80,8 @@ pub(super) struct SledKv {
     dir: PathBuf,
     /// `None` between a failure and a successful opening again.
     open: RwLock<Option<Open>>,
-    /// It was opened again since the last barrier: what was put or deleted before that may be gone, so the next barrier fails.
+    /// It was opened again since the last barrier: what was put or deleted before that may be gone, so the next barrier fails, also where a failed change was
+    /// noticed already: one attempt too many at worst.
     forgot: AtomicBool,
 }
 
@@ -147,13 +148,23 @@ impl SledKv {
     }
 
     /// A change: after a failure the database is opened again, and the failure is returned. All changes since the last barrier went with it (a sled that has failed
-    /// writes nothing more), so this one alone must not be repeated as if they were still there.
+    /// writes nothing more), so the caller begins anew; repeating this one alone would be as if the others were still there.
     fn change<T>(&self, f: impl Fn(&Open) -> sled::Result<T>) -> Result<T, StoreError> {
-        let changed = self.once(f);
-        if changed.is_err() {
+        if !self.is_open() {
             self.reopen()?;
         }
+        let changed = self.once(f);
+        if changed.is_err() {
+            if let Err(error) = self.reopen() {
+                tracing::warn!(%error, "the database does not open again yet");
+            }
+        }
         changed
+    }
+
+    fn is_open(&self) -> bool {
+        let guard = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        guard.is_some()
     }
 
     fn once<T>(&self, f: impl Fn(&Open) -> sled::Result<T>) -> Result<T, StoreError> {

@@ -35,7 +35,8 @@ use super::{open, range, record};
 
 /// Trimming works by whole segments, and one always stays.
 const JOURNAL_SEGMENT_BYTES: u64 = 32 << 20;
-/// How many times [`Options::seal_samples`] the heads may hold before commits wait for the sealing thread.
+/// How many times [`Options::seal_samples`] or [`Options::seal_bytes`] the heads may hold before commits wait for the sealing thread. One batch may pass it:
+/// the intake bounds those.
 const HEAD_FACTOR: u64 = 4;
 /// How long they wait.
 const SEAL_PATIENCE: Duration = Duration::from_secs(10);
@@ -49,8 +50,11 @@ pub struct Options {
     pub seal_journal_bytes: u64,
     /// The heads are sealed when their oldest sample arrived so long ago.
     pub seal_age: Duration,
-    /// The heads are sealed when they hold so many samples, at about 9 bytes of memory each.
+    /// The heads are sealed when they hold so many samples, at about 9 bytes of memory each if they are numbers.
     pub seal_samples: u64,
+    /// The heads are sealed when they take about so many bytes of memory: what bounds texts. Estimated upwards, 32 bytes for a sample and what its text takes,
+    /// so that numbers reach [`seal_samples`](Self::seal_samples) first. Sealing needs the same again for a moment.
+    pub seal_bytes: u64,
     /// Bound on the dead letters, in bytes; the oldest go first.
     pub dead_letters_bytes: u64,
 }
@@ -62,6 +66,7 @@ impl Default for Options {
             seal_journal_bytes: 256 << 20,
             seal_age: Duration::from_secs(3600),
             seal_samples: 4_000_000,
+            seal_bytes: 256 << 20,
             dead_letters_bytes: 16 << 20,
         }
     }
@@ -217,6 +222,11 @@ impl Engine {
         scanned.unwrap();
         blocks
     }
+
+    /// What the heads are taken to hold, those being sealed too.
+    pub(super) fn head_bytes(&self) -> u64 {
+        self.shared.read().catalogue.head_bytes.get()
+    }
 }
 
 impl Drop for Engine {
@@ -235,17 +245,19 @@ impl Drop for Engine {
 impl Shared {
     /// Waits while the heads hold far more than the sealing thread was asked to leave in them.
     fn wait_for_room(&self) -> Result<(), StoreError> {
-        let most = self.options.seal_samples.saturating_mul(HEAD_FACTOR);
+        let most_samples = self.options.seal_samples.saturating_mul(HEAD_FACTOR);
+        let most_bytes = self.options.seal_bytes.saturating_mul(HEAD_FACTOR);
         let full = || {
             let state = self.read();
-            state.catalogue.head_samples + state.sealing_samples > most
+            state.catalogue.head_samples + state.sealing_samples > most_samples
+                || state.catalogue.head_bytes.get() > most_bytes
         };
         let give_up = Instant::now() + SEAL_PATIENCE;
         while full() {
             self.signal.request();
             if !self.signal.wait_for_seal(give_up) {
                 let detail = format!(
-                    "more than {most} samples wait to be sealed: the database does not keep up, or fails"
+                    "more than {most_samples} samples or {most_bytes} bytes of them wait to be sealed: the database does not keep up, or fails"
                 );
                 return Err(StoreError::Database {
                     path: self.dir.clone(),
@@ -283,11 +295,13 @@ impl Shared {
             }
         });
         let committed = committed.collect();
-        let head_samples = state.catalogue.head_samples;
+        // Those being sealed too, and then it is asked for what is done already: that does nothing.
+        let full = state.catalogue.head_samples > self.options.seal_samples
+            || state.catalogue.head_bytes.get() > self.options.seal_bytes;
         drop(state);
         drop(journal);
         let unsealed = self.unsealed_bytes.fetch_add(bytes, Relaxed) + bytes;
-        if unsealed > self.options.seal_journal_bytes || head_samples > self.options.seal_samples {
+        if unsealed > self.options.seal_journal_bytes || full {
             self.signal.request();
         }
         Ok(committed)
@@ -383,7 +397,7 @@ impl Store for Engine {
         before: Option<u64>,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
-        Ok(lock(&self.shared.letters).list(before, limit)?)
+        Ok(lock(&self.shared.letters).list(before, limit))
     }
 
     fn status(&self) -> StoreStatus {

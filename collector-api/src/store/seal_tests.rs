@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use devmon_core::MetricPath;
 use devmon_core::wire::about::Presence;
@@ -328,4 +328,92 @@ fn what_was_committed_stays_readable_while_it_is_sealed() {
         assert!(reader.join().unwrap() > 10);
     });
     assert!(store.status().blocks > 0);
+}
+
+/// A message with one text of 1000 bytes.
+fn long_text(seq: u64) -> Accepted {
+    let tree = format!("\"t\":\"{}\"", "x".repeat(1000));
+    metrics("d", seq, &[(seq as i64 * 1000, "s", tree)])
+}
+
+#[test]
+fn texts_are_sealed_by_their_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        seal_bytes: 50_000,
+        ..options()
+    };
+    let store = Engine::open(dir.path(), options).unwrap();
+    // Each about 1048 bytes: 40 are below, 60 are above, and neither their number nor the journal asks for a seal.
+    store
+        .commit(&(0..40).map(long_text).collect::<Vec<_>>())
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(
+        (store.status().blocks, store.status().head_samples),
+        (0, 40)
+    );
+    assert!(
+        (40_000..50_000).contains(&store.head_bytes()),
+        "{}",
+        store.head_bytes()
+    );
+    store
+        .commit(&(40..60).map(long_text).collect::<Vec<_>>())
+        .unwrap();
+    let begin = Instant::now();
+    while store.status().head_samples > 0 || store.head_bytes() > 0 {
+        assert!(
+            begin.elapsed() < Duration::from_secs(10),
+            "no seal was asked for"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(store.status().blocks > 0);
+}
+
+#[test]
+fn commits_wait_while_texts_fill_the_heads() {
+    let dir = tempfile::tempdir().unwrap();
+    let closed = Arc::new(AtomicBool::new(true));
+    let options = Options {
+        seal_bytes: 25_000, // commits wait above 100 000
+        ..options()
+    };
+    let store = {
+        let closed = closed.clone();
+        let before = Arc::new(move || {
+            while closed.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(1)); // the database is slow
+            }
+            Ok(())
+        });
+        Engine::open_with(dir.path(), options, |kv| Box::new(Watched { kv, before })).unwrap()
+    };
+    let committed = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for seq in 0..300 {
+                store.commit(&[long_text(seq)]).unwrap();
+                committed.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        let mut before = usize::MAX;
+        loop {
+            std::thread::sleep(Duration::from_millis(300));
+            let now = committed.load(Ordering::SeqCst);
+            if now == before && now > 0 {
+                break;
+            }
+            before = now;
+        }
+        let bytes = store.head_bytes();
+        let waits_at = committed.load(Ordering::SeqCst);
+        closed.store(false, Ordering::SeqCst); // before any assertion: it lets the threads end
+        assert!((90..100).contains(&waits_at), "{waits_at} were committed");
+        assert!((100_000..102_000).contains(&bytes), "{bytes} bytes");
+    });
+    assert_eq!(committed.load(Ordering::SeqCst), 300);
+    store.seal_now().unwrap();
+    assert_eq!(store.head_bytes(), 0);
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use devmon_collector::intake::Limits;
+use devmon_collector::intake::{Limits, Publish};
 use devmon_collector::store::engine::Store;
 use devmon_core::wire::Reason;
 
@@ -210,4 +210,47 @@ fn at_shutdown_clients_are_told_and_what_was_not_acknowledged_is_theirs() {
     wait_for("none is left", || {
         collector.intake.status().connections == 0
     });
+}
+
+#[test]
+fn what_waits_is_charged_as_what_it_was_decoded_to() {
+    let collector = Collector::start();
+    collector.store.set(Gate::Closed);
+    let queued = || collector.intake.status().queued_bytes as usize;
+    let submit = |payload: Vec<u8>| {
+        let before = queued();
+        let publish = Publish::new(TOPIC, payload);
+        drop(collector.runtime.block_on(collector.intake.submit(publish)));
+        queued() - before
+    };
+    let overhead = TOPIC.len() + 512;
+    let plain = message(1).into_bytes();
+    let length = plain.len();
+    assert_eq!(submit(plain), 4 * length + overhead);
+
+    // 1000 texts of 1000 bytes, in a few KiB. More of them than would fit if each stayed charged with all that it might have been.
+    for seq in 2..8 {
+        let texts: Vec<String> = (0..1000)
+            .map(|n| format!("\"t{n}\":\"{}\"", "x".repeat(1000)))
+            .collect();
+        let payload = format!(
+            r#"{{"v":1,"boot":"B","seq":{seq},"frames":[{{"ts":1795450000000,"source":"s","metrics":{{{}}}}}]}}"#,
+            texts.join(",")
+        );
+        let packed = zstd::bulk::compress(payload.as_bytes(), 3).unwrap();
+        assert!(packed.len() < 20_000, "{} bytes", packed.len());
+        let charged = submit(packed);
+        assert!(
+            (payload.len()..payload.len() * 3 / 2).contains(&charged),
+            "{charged} for {}",
+            payload.len()
+        );
+    }
+    // Nothing came of it: only what is kept as a dead letter waits.
+    let charged = submit(b"\x28\xb5\x2f\xfd not zstd".to_vec());
+    assert!(charged < 1000, "{charged}");
+
+    collector.store.set(Gate::Open);
+    wait_for("all is committed", || queued() == 0);
+    assert_eq!(collector.samples(), 6001);
 }
