@@ -154,10 +154,10 @@ impl SledKv {
             self.reopen()?;
         }
         let changed = self.once(f);
-        if changed.is_err() {
-            if let Err(error) = self.reopen() {
-                tracing::warn!(%error, "the database does not open again yet");
-            }
+        if changed.is_err()
+            && let Err(error) = self.reopen()
+        {
+            tracing::warn!(%error, "the database does not open again yet");
         }
         changed
     }
