@@ -13,6 +13,9 @@ use super::{JournalError, MAX_RECORD_BYTES, Position, Reader};
 /// How far behind bad bytes a good record is looked for: past any message that a collector takes (2 MiB), with room.
 const SEARCH_BYTES: u64 = 4 << 20;
 
+/// How long another holder of the directory is waited for.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+
 /// How a journal is kept.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -449,7 +452,16 @@ fn lock(dir: &Path) -> Result<File, JournalError> {
         .truncate(false)
         .open(&path);
     let file = file.map_err(JournalError::io(&path, "open"))?;
-    match file.try_lock() {
+    // A child that is being started holds a copy of our descriptors until it has begun its own program: a moment's patience.
+    let give_up = std::time::Instant::now() + LOCK_PATIENCE;
+    let mut locked = file.try_lock();
+    while matches!(locked, Err(std::fs::TryLockError::WouldBlock))
+        && std::time::Instant::now() < give_up
+    {
+        std::thread::sleep(Duration::from_millis(10));
+        locked = file.try_lock();
+    }
+    match locked {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(JournalError::Locked(dir.to_owned())),
         Err(std::fs::TryLockError::Error(source)) => Err(JournalError::io(&path, "lock")(source)),
