@@ -25,6 +25,7 @@ mod persist;
 mod range;
 mod record;
 mod retention;
+pub mod rollup;
 mod seal;
 #[cfg(test)]
 mod seal_tests;
