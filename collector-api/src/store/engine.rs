@@ -17,6 +17,9 @@ use devmon_core::wire::about::{About, Presence};
 use devmon_core::wire::{DeviceId, Frame, MessageId, Reason, TimestampMs};
 use devmon_core::{MetricPath, Value};
 
+use super::column::Cells;
+use super::rollup::{self, Rollup, Tier};
+
 /// One thing that arrived and was found good, on its way to disk.
 #[derive(Debug, Clone)]
 pub struct Accepted {
@@ -89,11 +92,55 @@ pub struct SeriesRecord {
     pub last_value: Value,
 }
 
-/// Samples of one series in a range, by time, each time once.
+/// Samples of one series in a range, as columns.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SeriesRange {
     pub path: MetricPath,
-    pub samples: Vec<(TimestampMs, Value)>,
+    /// Times in unix ms, ascending, each once.
+    pub ts: Vec<i64>,
+    /// A value for each time.
+    pub values: Cells,
+}
+
+impl SeriesRange {
+    /// Of samples by time, each time once.
+    pub fn new(path: MetricPath, samples: impl IntoIterator<Item = (TimestampMs, Value)>) -> Self {
+        let (ts, values) = samples
+            .into_iter()
+            .map(|(ts, value)| (ts.0, value))
+            .unzip::<_, _, Vec<_>, Vec<_>>();
+        Self {
+            path,
+            ts,
+            values: values.into_iter().collect(),
+        }
+    }
+
+    /// Number of samples.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ts.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ts.is_empty()
+    }
+
+    /// Sample by sample, where speed does not matter.
+    pub fn iter(
+        &self,
+    ) -> impl ExactSizeIterator<Item = (TimestampMs, Value)> + DoubleEndedIterator {
+        let sample = |(i, &ts)| (TimestampMs(ts), self.values.get(i));
+        self.ts.iter().enumerate().map(sample)
+    }
+}
+
+/// Rollups of one series in a range, by time, each bucket once.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SeriesRollups {
+    pub path: MetricPath,
+    pub rollups: Vec<Rollup>,
 }
 
 /// Figures of the store.
@@ -134,6 +181,9 @@ pub enum StoreError {
     /// The answer would pass the given limit.
     #[error("the range holds more than {limit} samples")]
     TooManySamples { limit: usize },
+    /// This store has no such operation.
+    #[error("this store can not {0}")]
+    NotSupported(&'static str),
 }
 
 /// The store as intake and queries see it.
@@ -182,6 +232,44 @@ pub trait Store: Send + Sync + 'static {
         to: TimestampMs,
         limit: usize,
     ) -> Result<Vec<SeriesRange>, StoreError>;
+
+    /// The rollups of the paths whose bucket begins in `from ≤ t < to`, in the order of `paths`. Those of [`Tier::Raw`] are none.
+    ///
+    /// # Errors
+    /// [`StoreError::TooManySamples`] when there are more than `limit` all together; a damaged block, file or database.
+    fn rollups(
+        &self,
+        device: &str,
+        paths: &[MetricPath],
+        tier: Tier,
+        from: TimestampMs,
+        to: TimestampMs,
+        limit: usize,
+    ) -> Result<Vec<SeriesRollups>, StoreError> {
+        let Some(bucket_ms) = tier.bucket_ms() else {
+            let none = |path: &MetricPath| SeriesRollups {
+                path: path.clone(),
+                rollups: Vec::new(),
+            };
+            return Ok(paths.iter().map(none).collect());
+        };
+        rollup::from_raw(bucket_ms, (from, to), limit, &|from, to, limit| {
+            self.range(device, paths, from, to, limit)
+        })
+    }
+
+    /// Before this time the tier holds nothing, because its retention took it.
+    fn kept_from(&self, _: Tier) -> TimestampMs {
+        TimestampMs(i64::MIN)
+    }
+
+    /// Forgets a device and all that it sent; false if there is none. What it sends afterwards makes it anew.
+    ///
+    /// # Errors
+    /// [`StoreError`]: it may be gone in part; it may be tried again.
+    fn purge(&self, _device: &str) -> Result<bool, StoreError> {
+        Err(StoreError::NotSupported("forget a device"))
+    }
 
     /// Dead letters, newest first, those with an id below `before` first, at most `limit`.
     ///

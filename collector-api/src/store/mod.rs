@@ -5,7 +5,7 @@
 //! 1. [`engine`]'s `commit` → `local`: repeats are dropped (`dedupe`), the rest is written to the journal (`record`) and fsynced: durable.
 //! 2. `catalogue` and `head`: devices, series and recent samples, in memory: visible. A restart rebuilds them from the journal.
 //! 3. `seal`: now and then the head becomes blocks (`column`, `block`) in the database (`kv`, over sled), and the journal is trimmed.
-//! 4. `range` reads head and blocks together; `retention` drops old hours; `dead_letters` keeps what was refused.
+//! 4. `range` reads head and blocks together, [`rollup`] makes minutes and hours of them ([`tally`] is the arithmetic); `retention` drops old hours; `dead_letters` keeps what was refused.
 
 pub mod engine;
 
@@ -29,6 +29,8 @@ pub mod rollup;
 mod seal;
 #[cfg(test)]
 mod seal_tests;
+pub mod tally;
 mod varint;
 
+pub use column::Cells;
 pub use local::{Engine, Options};
