@@ -110,9 +110,13 @@ impl DeadLetters {
         self.next_id = id;
         self.index.extend(buried);
         match self.journal.enforce_limits(SystemTime::now()) {
-            Ok(0) => {}
-            Ok(dropped_bytes) => {
-                tracing::info!(dropped_bytes, "the oldest dead letters were given up");
+            Ok(dropped) if dropped.segments == 0 => {}
+            Ok(dropped) => {
+                tracing::info!(
+                    dropped.records,
+                    dropped.bytes,
+                    "the oldest dead letters were given up"
+                );
                 self.forget_dropped();
             }
             Err(error) => tracing::warn!(%error, "old dead letters can not be removed"),
