@@ -257,8 +257,8 @@ fn age_drops_whole_segments_but_never_the_newest_and_counts_them() {
 #[test]
 fn salvage_reads_around_damage_in_an_older_segment_and_keeps_it_aside() {
     // A changed byte, a stretch of zeros, a header, an end that is missing: what is lost, and the stretches that say so.
-    type Harm = fn(&mut Vec<u8>);
-    let cases: [(Harm, &[u8], &[(u64, u64)]); 4] = [
+    type Case = (fn(&mut Vec<u8>), &'static [u8], &'static [(u64, u64)]);
+    let cases: [Case; 4] = [
         (|b| b[16 + 48 * 3 + 20] ^= 1, &[13], &[(16 + 48 * 3, 48)]),
         (
             |b| b[100..300].fill(0),
