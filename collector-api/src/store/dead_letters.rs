@@ -275,7 +275,7 @@ fn encode(letter: &DeadLetter, id: u64, out: &mut Vec<u8>) {
 }
 
 /// The id, and the letter if this release knows its reason.
-fn decode(record: &[u8]) -> Result<(u64, Option<DeadLetter>), Malformed> {
+pub(super) fn decode(record: &[u8]) -> Result<(u64, Option<DeadLetter>), Malformed> {
     let mut from = Cursor(record);
     if from.u8()? != VERSION {
         return Err(Malformed("a version that this release does not know"));

@@ -6,6 +6,7 @@
 //! 2. `catalogue` and `head`: devices, series and recent samples, in memory: visible. A restart rebuilds them from the journal.
 //! 3. `seal`: now and then the head becomes blocks (`column`, `block`) in the database (`kv`, over sled), and the journal is trimmed.
 //! 4. `range` reads head and blocks together; `retention` drops old hours; `dead_letters` keeps what was refused.
+//! 5. [`verify`] and `look` read a store that nobody has open, damaged ones too.
 
 pub mod engine;
 
@@ -20,6 +21,7 @@ mod fault_tests;
 mod head;
 mod kv;
 mod local;
+mod look;
 mod open;
 mod persist;
 mod range;
@@ -30,6 +32,8 @@ mod seal;
 #[cfg(test)]
 mod seal_tests;
 mod varint;
+pub mod verify;
 
 pub use column::Cells;
 pub use local::{Engine, Options};
+pub use look::{Figures, figures};
