@@ -27,6 +27,18 @@ pub enum Command {
     Check(RunArgs),
     /// Print the configuration file with every key, its default and its meaning.
     Config,
+    /// Check every checksum and every reference of a store while no collector runs; exit 1 if something is wrong, with the place of each fault. Changes nothing.
+    Verify(DataDir),
+    /// Take what can be read of a damaged journal, keep the damaged segments aside, and say what is lost. Asks nothing.
+    Salvage(DataDir),
+    /// Bring what is in the journal into the database now, while no collector runs.
+    Compact(DataDir),
+    /// Say what a store holds: from its directory, or from a running collector.
+    Status(StatusArgs),
+    /// Write samples out as text that import reads again, while no collector runs.
+    Export(ExportArgs),
+    /// Read samples that export wrote, while no collector runs. Importing twice changes nothing.
+    Import(ImportArgs),
     /// Make certificates for development and small installations. Nothing is ever overwritten.
     #[command(subcommand)]
     Certs(Certs),
@@ -63,6 +75,90 @@ pub struct RunArgs {
     /// How logs are written to standard error: plain or json [default: plain].
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
+}
+
+/// Which store.
+#[derive(Debug, Args)]
+pub struct DataDir {
+    /// Where the collector keeps everything.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "DEVMON_DATA_DIR",
+        default_value = "data"
+    )]
+    pub data_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Where a collector that does not run keeps everything.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "DEVMON_DATA_DIR",
+        default_value = "data"
+    )]
+    pub data_dir: PathBuf,
+    /// Ask the collector that runs there: http://127.0.0.1:8765.
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+    /// File with the token that the collector wants to be shown.
+    #[arg(long, value_name = "FILE", requires = "url")]
+    pub api_token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// Where the collector keeps everything.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "DEVMON_DATA_DIR",
+        default_value = "data"
+    )]
+    pub data_dir: PathBuf,
+    /// Of this device only; may stand several times [default: all].
+    #[arg(long, value_name = "ID")]
+    pub device: Vec<String>,
+    /// Paths below this one, or that match this pattern: * within a name, ** over several [default: all].
+    #[arg(long, value_name = "PATTERN")]
+    pub path: Option<String>,
+    /// From this time on: RFC 3339, unix seconds or ms, or -6h.
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub from: Option<String>,
+    /// Before this time.
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub to: Option<String>,
+    /// How samples are written.
+    #[arg(long, value_enum, default_value_t = ExportFormat::Csv)]
+    pub format: ExportFormat,
+    /// File to write; it is replaced once all is written [default: standard output].
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ExportFormat {
+    /// Columns device, path, ts, type, value.
+    Csv,
+    /// An object with the same names on each line.
+    Jsonl,
+}
+
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// Where the collector keeps everything; made if it is not there.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "DEVMON_DATA_DIR",
+        default_value = "data"
+    )]
+    pub data_dir: PathBuf,
+    /// Files that export wrote, CSV or JSON lines; - for standard input.
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

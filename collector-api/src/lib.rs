@@ -7,12 +7,13 @@
 //! 3. [`query`] answers over the store: status of devices, ranges, buckets, rates. Pure logic; the only place where rates are made.
 //! 4. [`api`] is the REST API and the dashboard's files; the only room that knows HTTP.
 //!
-//! Around them: [`cli`] is what was typed, [`config`] what it means, [`serve`] wires the rooms together and takes them down in order,
+//! Around them: [`commands`] looks after a store that does not run; [`cli`] is what was typed, [`config`] what it means, [`serve`] wires the rooms together and takes them down in order,
 //! [`certs`] makes certificates for development.
 
 pub mod api;
 pub mod certs;
 pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod intake;
 pub mod query;

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::api::Api;
 use crate::api::server::Server;
+use crate::commands;
 use crate::config::{Listen, Settings};
 use crate::intake::{Intake, Listener, subscribe};
 use crate::store::Engine;
@@ -75,12 +76,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
 
     let (dir, options) = (settings.data_dir.clone(), settings.store);
     let store = tokio::task::spawn_blocking(move || Engine::open(&dir, options)).await?;
-    let store: Arc<dyn Store> = Arc::new(store.with_context(|| {
-        format!(
-            "the store in {} can not be opened",
-            settings.data_dir.display()
-        )
-    })?);
+    let store: Arc<dyn Store> = Arc::new(commands::at(&settings.data_dir, store)?);
     let (intake, writer) = Intake::new(store.clone(), settings.intake);
 
     let (stop_intake, intake_stops) = watch::channel(false);

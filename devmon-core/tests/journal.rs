@@ -6,10 +6,14 @@
 )]
 
 use std::fs::OpenOptions;
+use std::hash::{BuildHasher as _, RandomState};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
 
-use devmon_core::journal::{Journal, JournalError, Options, Position};
+use devmon_core::journal::{Checker, Journal, JournalError, Options, Position};
 use proptest::prelude::*;
 
 fn open(dir: &Path) -> Journal {
@@ -198,12 +202,220 @@ fn limits_drop_the_oldest_and_say_how_much() {
         journal.commit().unwrap();
         dropped += journal
             .enforce_limits(std::time::SystemTime::now())
-            .unwrap();
+            .unwrap()
+            .bytes;
     }
     assert!(journal.size_bytes() <= 5_000);
     assert!(dropped > 10_000);
     let left = payloads(&journal, Position::START);
     assert_eq!(left.last().unwrap()[..4], 99_u32.to_le_bytes());
+}
+
+/// Three segments of ten records; the middle one is returned.
+fn three_segments(dir: &Path) -> PathBuf {
+    for round in 0_u8..3 {
+        let mut journal = open(dir);
+        for i in 0_u8..10 {
+            journal.append(&[round * 10 + i; 40]).unwrap();
+        }
+        journal.commit().unwrap();
+    }
+    segments(dir).swap_remove(1)
+}
+
+#[test]
+fn age_drops_whole_segments_but_never_the_newest_and_counts_them() {
+    let dir = tempfile::tempdir().unwrap();
+    three_segments(dir.path());
+    let now = SystemTime::now();
+    let hours = |n: u32| Duration::from_secs(3600) * n;
+    for (path, age) in segments(dir.path()).iter().zip([30, 20, 10]) {
+        let file = OpenOptions::new().write(true).open(path).unwrap();
+        file.set_modified(now - hours(age)).unwrap();
+    }
+    let options = Options {
+        max_age: Some(hours(15)),
+        ..Options::default()
+    };
+    let (mut journal, _) = Journal::open(dir.path(), options).unwrap();
+    let dropped = journal.enforce_limits(now).unwrap();
+    assert_eq!((dropped.segments, dropped.records), (2, 20));
+    assert_eq!(dropped.bytes, 2 * (16 + 10 * 48));
+    assert_eq!(dropped.newest, Some(now - hours(20)));
+    assert_eq!(payloads(&journal, Position::START)[0], [20; 40]);
+    let dropped = journal.enforce_limits(now + hours(1000)).unwrap();
+    assert_eq!(dropped.segments, 0, "the newest was given up");
+    journal.append(b"newer").unwrap();
+    journal.commit().unwrap();
+    let dropped = journal.enforce_limits(now + hours(1000)).unwrap();
+    assert_eq!((dropped.segments, dropped.records), (1, 10));
+    assert_eq!(payloads(&journal, Position::START), [b"newer"]);
+    assert_eq!(journal.dropped().records, 30);
+    assert_eq!(journal.drop_oldest().unwrap().segments, 0);
+}
+
+#[test]
+fn salvage_reads_around_damage_in_an_older_segment_and_keeps_it_aside() {
+    // A changed byte, a stretch of zeros, a header, an end that is missing: what is lost, and the stretches that say so.
+    type Case = (fn(&mut Vec<u8>), &'static [u8], &'static [(u64, u64)]);
+    let cases: [Case; 4] = [
+        (|b| b[16 + 48 * 3 + 20] ^= 1, &[13], &[(16 + 48 * 3, 48)]),
+        (
+            |b| b[100..300].fill(0),
+            &[11, 12, 13, 14, 15],
+            &[(16 + 48, 48 * 5)],
+        ),
+        (|b| b[2] = 0, &[], &[(0, 16)]),
+        (
+            |b| b.truncate(16 + 48 * 8 + 5),
+            &[18, 19],
+            &[(16 + 48 * 8, 5)],
+        ),
+    ];
+    for (harm, lost, stretches) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let path = three_segments(dir.path());
+        let place = open(dir.path())
+            .read_from(Position::START)
+            .nth(17)
+            .unwrap()
+            .unwrap()
+            .start;
+        let mut bytes = std::fs::read(&path).unwrap();
+        harm(&mut bytes);
+        std::fs::write(&path, &bytes).unwrap();
+        let written = std::fs::metadata(&path).unwrap().modified().unwrap();
+
+        let read = |from| {
+            let journal = open(dir.path());
+            journal
+                .read_from(from)
+                .map(|r| r.map(|r| r.payload))
+                .collect::<Result<Vec<_>, _>>()
+        };
+        assert!(matches!(
+            read(Position::START),
+            Err(JournalError::Damaged { .. })
+        ));
+        let checker = Checker::open(dir.path()).unwrap();
+        let reports: Vec<_> = checker
+            .segments()
+            .iter()
+            .map(|n| checker.check(*n, &mut |_, _| {}).unwrap())
+            .collect();
+        let found: Vec<_> = reports
+            .iter()
+            .flat_map(|r| &r.damaged)
+            .map(|d| (d.offset, d.bytes))
+            .collect();
+        assert_eq!(found, stretches);
+        assert_eq!(std::fs::read(&path).unwrap(), bytes, "looking changed it");
+        let aside: Vec<_> = checker
+            .segments()
+            .iter()
+            .filter_map(|n| checker.salvage(*n).unwrap())
+            .collect();
+        assert_eq!(aside.len(), 1);
+        assert_eq!(std::fs::read(&aside[0]).unwrap(), bytes);
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().modified().unwrap(),
+            written
+        );
+        drop(checker);
+
+        let expected: Vec<_> = (0_u8..30)
+            .filter(|i| !lost.contains(i))
+            .map(|i| vec![i; 40])
+            .collect();
+        assert_eq!(read(Position::START).unwrap(), expected);
+        if !lost.contains(&17) {
+            assert_eq!(read(place).unwrap()[0], [17; 40], "positions have moved");
+        }
+        let checker = Checker::open(dir.path()).unwrap();
+        for n in checker.segments() {
+            assert_eq!(checker.salvage(*n).unwrap(), None, "once is enough");
+        }
+    }
+}
+
+/// Set for the child of the next test: where it writes.
+const CHILD: &str = "DEVMON_TEST_JOURNAL_CHILD";
+
+fn small_segments() -> Options {
+    Options {
+        segment_bytes: 3_000,
+        ..Options::default()
+    }
+}
+
+/// No test by itself: the process that is killed. Says each record's number once it is committed.
+#[test]
+fn child_that_commits_until_it_is_killed() {
+    let Some(dir) = std::env::var_os(CHILD) else {
+        return;
+    };
+    let (mut journal, _) = Journal::open(Path::new(&dir), small_segments()).unwrap();
+    let mut next = journal.read_from(Position::START).count() as u64;
+    let mut out = std::io::stderr(); // not captured by the test harness, not buffered
+    loop {
+        for _ in 0..=next % 5 {
+            let mut record = next.to_le_bytes().to_vec();
+            record.resize(8 + (next * 37 % 400) as usize, next as u8);
+            journal.append(&record).unwrap();
+            next += 1;
+        }
+        journal.commit().unwrap();
+        writeln!(out, "committed {next}").unwrap();
+    }
+}
+
+#[test]
+fn what_was_committed_survives_kill_9_at_any_moment() {
+    let dir = tempfile::tempdir().unwrap();
+    let random = |n: u64| RandomState::new().hash_one(n);
+    let mut total = 0;
+    for round in 0..60 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "child_that_commits_until_it_is_killed",
+                "--nocapture",
+            ])
+            .env(CHILD, dir.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut committed = total;
+        let mut hear = |line: Option<Result<String, std::io::Error>>| {
+            let number = line.and_then(|l| l.unwrap().strip_prefix("committed ")?.parse().ok());
+            committed = number.unwrap_or(committed);
+        };
+        (0..random(round) % 8).for_each(|_| hear(said.next()));
+        // Somewhere in what comes next: this is what is tested, not waited for.
+        std::thread::sleep(Duration::from_micros(random(round) / 8 % 5_000));
+        child.kill().unwrap();
+        said.for_each(|line| hear(Some(line)));
+        child.wait().unwrap();
+
+        let (journal, recovery) = Journal::open(dir.path(), small_segments()).unwrap();
+        assert_eq!(recovery.damaged, None);
+        let found: Vec<u64> = payloads(&journal, Position::START)
+            .iter()
+            .map(|p| u64::from_le_bytes(p[..8].try_into().unwrap()))
+            .collect();
+        assert!(
+            found.iter().copied().eq(0..found.len() as u64),
+            "round {round}: a gap, or double"
+        );
+        total = found.len() as u64;
+        assert!(
+            total >= committed,
+            "round {round}: {committed} were committed, {total} are there"
+        );
+    }
+    assert!(total > 100, "the child never got to work: {total}");
 }
 
 #[test]

@@ -119,6 +119,25 @@ fn rfc3339(text: &str) -> Option<i64> {
     Some(seconds * 1000 + ms)
 }
 
+/// A time in unix ms as RFC 3339 in UTC, to the second.
+pub fn format(ms: i64) -> String {
+    let seconds = ms.div_euclid(1000);
+    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    // Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
+    let days = days + 719_468;
+    let era = days.div_euclid(146_097);
+    let day_of_era = days.rem_euclid(146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = (month_from_march + 2) % 12 + 1;
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
 fn days_in(year: i64, month: i64) -> i64 {
     match month {
         4 | 6 | 9 | 11 => 30,
@@ -165,6 +184,13 @@ mod tests {
         assert_eq!(ms("-15m"), NOW.0 - 900_000);
         assert_eq!(ms("-6h"), NOW.0 - 21_600_000);
         assert_eq!(ms("-30d"), NOW.0 - 2_592_000_000);
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        for seconds in (0..253_402_300_799).step_by(40_000_003) {
+            assert_eq!(rfc3339(&format(seconds * 1000)), Some(seconds * 1000));
+        }
     }
 
     #[test]

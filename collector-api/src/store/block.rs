@@ -87,6 +87,24 @@ pub(super) fn generation_of(key: &[u8]) -> Option<u32> {
     (key.len() == KEY_BYTES).then(|| u32::from_be_bytes([key[12], key[13], key[14], key[15]]))
 }
 
+/// What a key says.
+pub(super) struct KeyParts {
+    pub(super) hour: u32,
+    pub(super) stream: u32,
+    pub(super) generation: u32,
+}
+
+/// The parts of a key; `None` if it is no key of ours.
+pub(super) fn parse_key(key: &[u8]) -> Option<KeyParts> {
+    let key: &[u8; KEY_BYTES] = key.try_into().ok()?;
+    let number = |at: usize| u32::from_be_bytes([key[at], key[at + 1], key[at + 2], key[at + 3]]);
+    Some(KeyParts {
+        hour: number(0),
+        stream: number(4),
+        generation: number(12),
+    })
+}
+
 /// Cuts a table into blocks and hands each over with its key. Deterministic: the same table gives the same blocks.
 pub(super) fn encode(
     table: &Table,

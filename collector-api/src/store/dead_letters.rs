@@ -110,9 +110,13 @@ impl DeadLetters {
         self.next_id = id;
         self.index.extend(buried);
         match self.journal.enforce_limits(SystemTime::now()) {
-            Ok(0) => {}
-            Ok(dropped_bytes) => {
-                tracing::info!(dropped_bytes, "the oldest dead letters were given up");
+            Ok(dropped) if dropped.segments == 0 => {}
+            Ok(dropped) => {
+                tracing::info!(
+                    dropped.records,
+                    dropped.bytes,
+                    "the oldest dead letters were given up"
+                );
                 self.forget_dropped();
             }
             Err(error) => tracing::warn!(%error, "old dead letters can not be removed"),
@@ -271,7 +275,7 @@ fn encode(letter: &DeadLetter, id: u64, out: &mut Vec<u8>) {
 }
 
 /// The id, and the letter if this release knows its reason.
-fn decode(record: &[u8]) -> Result<(u64, Option<DeadLetter>), Malformed> {
+pub(super) fn decode(record: &[u8]) -> Result<(u64, Option<DeadLetter>), Malformed> {
     let mut from = Cursor(record);
     if from.u8()? != VERSION {
         return Err(Malformed("a version that this release does not know"));

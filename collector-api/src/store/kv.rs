@@ -130,6 +130,26 @@ impl SledKv {
         Ok(Opened { kv, quarantined })
     }
 
+    /// Opens a database that is there, without the ladder: what does not open stays where it is.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], or [`StoreError::DamagedBlock`] if a start would move it aside.
+    pub(super) fn open_as_it_is(dir: &Path) -> Result<Self, StoreError> {
+        remove_half_made_snapshots(dir)?;
+        let open = open_patiently(dir).map_err(|failure| match failure.damaged {
+            true => StoreError::DamagedBlock {
+                key: format!("database {}", dir.display()),
+                detail: format!("it does not open: {}", failure.detail),
+            },
+            false => database(dir, failure.detail),
+        })?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            open: RwLock::new(Some(open)),
+            forgot: AtomicBool::new(false),
+        })
+    }
+
     /// A read: after a failure it is done once more on the database opened again.
     fn read<T>(&self, f: impl Fn(&Open) -> sled::Result<T>) -> Result<T, StoreError> {
         let guard = self.open.read().unwrap_or_else(PoisonError::into_inner);

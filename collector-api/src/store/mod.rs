@@ -6,6 +6,7 @@
 //! 2. `catalogue` and `head`: devices, series and recent samples, in memory: visible. A restart rebuilds them from the journal.
 //! 3. `seal`: now and then the head becomes blocks (`column`, `block`) in the database (`kv`, over sled), and the journal is trimmed.
 //! 4. `range` reads head and blocks together, [`rollup`] makes minutes and hours of them ([`tally`] is the arithmetic); `retention` drops old hours; `dead_letters` keeps what was refused.
+//! 5. [`verify`] and `look` read a store that nobody has open, damaged ones too.
 
 pub mod engine;
 
@@ -25,6 +26,7 @@ mod fault_tests;
 mod head;
 mod kv;
 mod local;
+mod look;
 mod open;
 mod persist;
 mod range;
@@ -36,6 +38,8 @@ mod seal;
 mod seal_tests;
 pub mod tally;
 mod varint;
+pub mod verify;
 
 pub use column::Cells;
 pub use local::{Engine, Options};
+pub use look::{Figures, figures};

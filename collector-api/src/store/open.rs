@@ -81,7 +81,7 @@ pub(super) fn open(
 }
 
 /// What was moved aside at this or an earlier start and still waits for somebody: not forgotten at the next one.
-fn degraded(dir: &Path) -> Result<Option<String>, StoreError> {
+pub(super) fn degraded(dir: &Path) -> Result<Option<String>, StoreError> {
     let mut aside = Vec::new();
     for (folder, mark) in [
         (dir.to_owned(), "db.quarantine-"),

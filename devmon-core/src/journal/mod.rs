@@ -6,7 +6,8 @@
 //!   newest segment, they are saved and the segment is kept for whoever wants to look; in an older one that is an error with file and offset.
 //! - After a failed commit nothing of that commit is kept, and the next append starts on a fresh segment: a page cache that failed an fsync
 //!   is not trusted again. So a full disk needs no restart: once there is space, commits succeed.
-//! - Bounded if asked: whole segments are dropped, oldest first, and what was dropped is returned to be counted.
+//! - Bounded if asked, by bytes and age: whole segments are dropped, oldest first and never the newest, and what was dropped is counted ([`Dropped`]).
+//! - Damage costs what is damaged: [`Checker`] finds it without changing anything, and salvages what stands around it when somebody asks for that.
 //!
 //! It leaves to others: threads (it is used by one at a time), what records mean, when to commit.
 //!
@@ -26,13 +27,29 @@
 //! | 8 | n | payload |
 //!
 //! The checksum covers the position, so that a record of an earlier life of the disk block can not pass for one of this place.
+//!
+//! A segment's time, by which it ages, is its file's modification time: that of its last record, kept by the kernel at no cost. A copy that does not keep it
+//! (`cp` without `-p`) makes the segment look younger, and it is kept for longer.
+//!
+//! | name | other files in the directory |
+//! |---|---|
+//! | `lock` | empty; whoever has the journal open holds a lock on it |
+//! | `*.dmj.damaged`, `*.dmj.damaged-2` … | a damaged segment as it was found; never read again, for whoever wants to look |
+//! | `*.dmj.new` | a repaired segment being written; a crash leaves it, the next repair writes over it |
 
+mod check;
+mod disk;
+#[cfg(test)]
+mod fault_tests;
 mod reader;
+mod repair;
 mod segment;
 mod writer;
 
 use std::path::PathBuf;
+use std::time::SystemTime;
 
+pub use check::{Checker, Report, Stretch};
 pub use reader::{Reader, Record};
 pub use writer::{Journal, Options, Recovery};
 
@@ -56,6 +73,29 @@ impl Position {
     };
 }
 
+/// What was given up to keep a journal within its bounds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Dropped {
+    pub segments: u64,
+    /// Of damaged segments, those that could be read.
+    pub records: u64,
+    pub bytes: u64,
+    /// When the oldest of it began to be written, where the file system knows.
+    pub oldest: Option<SystemTime>,
+    /// When the newest of it was written.
+    pub newest: Option<SystemTime>,
+}
+
+impl std::ops::AddAssign for Dropped {
+    fn add_assign(&mut self, more: Self) {
+        self.segments += more.segments;
+        self.records += more.records;
+        self.bytes += more.bytes;
+        self.oldest = self.oldest.into_iter().chain(more.oldest).min();
+        self.newest = self.newest.max(more.newest);
+    }
+}
+
 /// What went wrong with the journal, where, and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -70,7 +110,7 @@ pub enum JournalError {
     },
     /// A segment that is not the last has a bad record: the disk, or somebody, changed bytes that were written. The records before it are intact.
     #[error(
-        "journal {path}: damaged at byte {offset}: {what}; restore the file, or move it away to go on without its records"
+        "journal {path}: damaged at byte {offset}: {what}; restore the file, or salvage what can be read of it"
     )]
     Damaged {
         path: PathBuf,

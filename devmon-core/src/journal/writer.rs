@@ -2,16 +2,12 @@
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::segment::{self, HEADER_BYTES, Header};
-use super::{JournalError, MAX_RECORD_BYTES, Position, Reader};
-
-/// How far behind bad bytes a good record is looked for: past any message that a collector takes (2 MiB), with room.
-const SEARCH_BYTES: u64 = 4 << 20;
+use super::repair::{self, SEARCH_BYTES};
+use super::segment::{self, HEADER_BYTES};
+use super::{Dropped, JournalError, MAX_RECORD_BYTES, Position, Reader, disk};
 
 /// How long another holder of the directory is waited for.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
@@ -21,9 +17,9 @@ const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 pub struct Options {
     /// A segment that has grown past this is closed and a new one begun. Trimming works by whole segments.
     pub segment_bytes: u64,
-    /// Drop the oldest segments when all together pass this. `None`: unbounded; the owner trims.
+    /// Drop the oldest segments when all together pass this. `None`: unbounded; the owner trims. The newest segment stays, also if it passes this alone.
     pub max_bytes: Option<u64>,
-    /// Drop segments whose last record is older than this. `None`: no limit.
+    /// Drop segments whose last record is older than this, but for the newest. `None`: no limit.
     pub max_age: Option<Duration>,
 }
 
@@ -64,6 +60,8 @@ pub struct Journal {
     next_number: u64,
     /// Appended, not yet committed.
     pending: Vec<u8>,
+    pending_records: u64,
+    dropped: Dropped,
     /// Holds the lock on the directory.
     _lock: File,
 }
@@ -73,6 +71,10 @@ struct Segment {
     number: u64,
     /// Committed bytes, header included.
     bytes: u64,
+    /// Committed records; `None`: of an earlier life, not counted yet.
+    records: Option<u64>,
+    /// When it was begun, if that is known.
+    begun: Option<SystemTime>,
     last_written: SystemTime,
 }
 
@@ -96,35 +98,40 @@ impl Journal {
             let path = segment::path(dir, number);
             let meta = std::fs::metadata(&path).map_err(JournalError::io(&path, "stat"))?;
             let mut bytes = meta.len();
+            let mut records = None;
             if i + 1 == numbers.len() {
                 let content = std::fs::read(&path).map_err(JournalError::io(&path, "read"))?;
-                let found = examine(&content, &path, number)?;
+                let found = repair::examine(&content, &path, number, SEARCH_BYTES, &mut |_, _| {})?;
                 if bytes <= HEADER_BYTES && !found.header {
                     // The crash came while the segment was being made: the header is on disk before any record is.
                     recovery.torn_bytes = bytes;
-                    std::fs::remove_file(&path).map_err(JournalError::io(&path, "remove"))?;
+                    disk::remove(&path).map_err(JournalError::io(&path, "remove"))?;
                     continue;
                 }
+                records = Some(found.records);
                 recovery.torn_bytes = bytes.saturating_sub(found.intact);
                 if !found.header || !found.holes.is_empty() {
-                    let aside = path.with_extension("dmj.damaged");
-                    std::fs::copy(&path, &aside).map_err(JournalError::io(&aside, "copy"))?;
-                    mend(&path, number, content, &found)?;
-                    bytes = found.intact;
+                    let aside = repair::set_aside(&path)?;
+                    repair::mend(&path, number, content, &found)?;
                     recovery.damaged = Some(aside);
-                } else if found.intact < bytes {
+                } else {
                     let file = OpenOptions::new().write(true).open(&path);
                     let file = file.map_err(JournalError::io(&path, "open"))?;
-                    file.set_len(found.intact)
-                        .map_err(JournalError::io(&path, "truncate"))?;
-                    file.sync_all().map_err(JournalError::io(&path, "fsync"))?;
-                    bytes = found.intact;
+                    if found.intact < bytes {
+                        disk::set_len(&file, found.intact)
+                            .map_err(JournalError::io(&path, "truncate"))?;
+                    }
+                    // Also if nothing was cut: whole records that a killed process wrote may not be on disk yet, and from now on they count.
+                    disk::sync_all(&file).map_err(JournalError::io(&path, "fsync"))?;
                 }
+                bytes = found.intact;
             }
             let last_written = meta.modified().unwrap_or_else(|_| SystemTime::now());
             segments.push_back(Segment {
                 number,
                 bytes,
+                records,
+                begun: meta.created().ok().filter(|begun| *begun <= last_written),
                 last_written,
             });
         }
@@ -137,6 +144,8 @@ impl Journal {
             uncut: None,
             next_number: numbers.last().map_or(0, |n| n + 1),
             pending: Vec::new(),
+            pending_records: 0,
+            dropped: Dropped::default(),
             _lock: lock,
         };
         Ok((journal, recovery))
@@ -155,6 +164,7 @@ impl Journal {
         }
         let (number, offset) = self.end();
         segment::encode(&mut self.pending, number, offset, payload);
+        self.pending_records += 1;
         let (segment, offset) = self.end();
         Ok(Position { segment, offset })
     }
@@ -168,7 +178,8 @@ impl Journal {
             return Ok(());
         }
         let pending = std::mem::take(&mut self.pending);
-        let written = self.write_durably(&pending);
+        let records = std::mem::take(&mut self.pending_records);
+        let written = self.write_durably(&pending, records);
         // The buffer is kept for the next commit.
         self.pending = pending;
         self.pending.clear();
@@ -190,16 +201,15 @@ impl Journal {
         }
     }
 
-    fn write_durably(&mut self, bytes: &[u8]) -> Result<(), JournalError> {
+    fn write_durably(&mut self, bytes: &[u8], records: u64) -> Result<(), JournalError> {
         let (Some(file), Some(active)) = (&self.active, self.segments.back_mut()) else {
             return Ok(()); // pending is empty whenever there is no active segment
         };
         let path = || segment::path(&self.dir, active.number);
-        file.write_all_at(bytes, active.bytes)
-            .map_err(JournalError::io(path(), "write"))?;
-        file.sync_data()
-            .map_err(JournalError::io(path(), "fdatasync"))?;
+        disk::write_at(file, bytes, active.bytes).map_err(JournalError::io(path(), "write"))?;
+        disk::sync_data(file).map_err(JournalError::io(path(), "fdatasync"))?;
         active.bytes += bytes.len() as u64;
+        active.records = active.records.map(|before| before + records);
         active.last_written = SystemTime::now();
         Ok(())
     }
@@ -216,8 +226,8 @@ impl Journal {
 
     fn cut(&mut self) -> std::io::Result<()> {
         if let Some((file, bytes)) = &self.uncut {
-            file.set_len(*bytes)?;
-            file.sync_all()?;
+            disk::set_len(file, *bytes)?;
+            disk::sync_all(file)?;
         }
         self.uncut = None;
         Ok(())
@@ -231,17 +241,13 @@ impl Journal {
         let number = self.next_number;
         let path = segment::path(&self.dir, number);
         let make = || -> std::io::Result<File> {
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .open(&path)?;
-            file.write_all(&segment::header(number))?;
-            file.sync_all()?;
+            let file = disk::create(&path)?;
+            disk::write_at(&file, &segment::header(number), 0)?;
+            disk::sync_all(&file)?;
             Ok(file)
         };
         let file = make().map_err(|source| {
-            let removed = std::fs::remove_file(&path); // a disk that is full leaves an empty file behind
+            let removed = disk::remove(&path); // a disk that is full leaves an empty file behind
             drop(removed);
             JournalError::io(&path, "create segment")(source)
         })?;
@@ -251,6 +257,8 @@ impl Journal {
         self.segments.push_back(Segment {
             number,
             bytes: HEADER_BYTES,
+            records: Some(0),
+            begun: Some(SystemTime::now()),
             last_written: SystemTime::now(),
         });
         Ok(())
@@ -311,32 +319,63 @@ impl Journal {
         if removed { sync_dir(&self.dir) } else { Ok(()) }
     }
 
-    /// Enforces `max_bytes` and `max_age` and returns the bytes dropped, to be counted: that is data given up.
+    /// Enforces `max_bytes` and `max_age`: gives up whole segments, oldest first, but never the newest. Returns what was given up, to be counted; after an error
+    /// [`dropped`](Self::dropped) has it.
+    ///
+    /// # Errors
+    /// [`JournalError::Io`]; doing it again later is fine.
+    pub fn enforce_limits(&mut self, now: SystemTime) -> Result<Dropped, JournalError> {
+        let mut dropped = Dropped::default();
+        while let [front, _, ..] = self.segments.make_contiguous() {
+            let age = now.duration_since(front.last_written).unwrap_or_default();
+            let over_age = self.options.max_age.is_some_and(|max| age > max);
+            let over_bytes = (self.options.max_bytes).is_some_and(|max| self.size_bytes() > max);
+            if !(over_bytes || over_age) {
+                break;
+            }
+            dropped += self.give_up_front()?;
+        }
+        if dropped.segments > 0 {
+            sync_dir(&self.dir)?;
+        }
+        Ok(dropped)
+    }
+
+    /// Gives up the oldest segment whatever the limits say, to make room on a full disk; never the newest: then nothing is dropped.
     ///
     /// # Errors
     /// [`JournalError::Io`].
-    pub fn enforce_limits(&mut self, now: SystemTime) -> Result<u64, JournalError> {
-        let mut dropped = 0;
-        loop {
-            let over_bytes = self
-                .options
-                .max_bytes
-                .is_some_and(|max| self.size_bytes() > max);
-            let Some(front) = self.segments.front() else {
-                break;
-            };
-            let age = now.duration_since(front.last_written).unwrap_or_default();
-            let over_age = self.options.max_age.is_some_and(|max| age > max);
-            if !(over_bytes || over_age) || self.front_is_active() {
-                break;
-            }
-            dropped += front.bytes;
-            self.keep_the_numbering()?;
-            self.remove_front()?;
+    pub fn drop_oldest(&mut self) -> Result<Dropped, JournalError> {
+        if self.segments.len() < 2 {
+            return Ok(Dropped::default());
         }
-        if dropped > 0 {
-            sync_dir(&self.dir)?;
-        }
+        let dropped = self.give_up_front()?;
+        sync_dir(&self.dir)?;
+        Ok(dropped)
+    }
+
+    /// All that was given up since the journal was opened. What is trimmed is not: nobody needs that any more.
+    #[must_use]
+    pub fn dropped(&self) -> Dropped {
+        self.dropped
+    }
+
+    fn give_up_front(&mut self) -> Result<Dropped, JournalError> {
+        let Some(front) = self.segments.front() else {
+            return Ok(Dropped::default());
+        };
+        let records = front
+            .records
+            .unwrap_or_else(|| count_records(&segment::path(&self.dir, front.number), front));
+        let dropped = Dropped {
+            segments: 1,
+            records,
+            bytes: front.bytes,
+            oldest: front.begun,
+            newest: Some(front.last_written),
+        };
+        self.remove_front()?;
+        self.dropped += dropped;
         Ok(dropped)
     }
 
@@ -357,7 +396,7 @@ impl Journal {
             return Ok(());
         };
         let path = segment::path(&self.dir, front.number);
-        match std::fs::remove_file(&path) {
+        match disk::remove(&path) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
                 return Err(JournalError::io(&path, "remove")(source));
             }
@@ -375,76 +414,7 @@ impl Journal {
     }
 }
 
-/// What the last segment's file holds.
-struct Found {
-    header: bool,
-    /// Length up to the end of the last good record.
-    intact: u64,
-    /// Bad bytes with good records behind them: from, to.
-    holes: Vec<(u64, u64)>,
-}
-
-fn examine(bytes: &[u8], path: &Path, number: u64) -> Result<Found, JournalError> {
-    let header = match segment::check_header(bytes, number) {
-        Header::Good => true,
-        Header::Bad => false,
-        Header::UnknownVersion(version) => {
-            return Err(JournalError::Version {
-                path: path.to_owned(),
-                version,
-            });
-        }
-    };
-    let mut found = Found {
-        header,
-        intact: HEADER_BYTES,
-        holes: Vec::new(),
-    };
-    while let Some((at, end)) = next_good(bytes, number, found.intact) {
-        if at > found.intact {
-            found.holes.push((found.intact, at));
-        }
-        found.intact = end;
-    }
-    Ok(found)
-}
-
-/// Where the first good record at or behind `from` begins and ends.
-fn next_good(bytes: &[u8], number: u64, from: u64) -> Option<(u64, u64)> {
-    // A hole is never shorter than a record's header, so nothing is looked for closer than that.
-    let shortest = segment::RECORD_HEADER_BYTES as u64;
-    for at in std::iter::once(from).chain(from + shortest..=from + SEARCH_BYTES) {
-        let rest = bytes.get(usize::try_from(at).ok()?..)?;
-        if rest.is_empty() {
-            return None;
-        }
-        if let Ok(entry) = segment::decode(rest, number, at) {
-            return Some((at, at + entry.size()));
-        }
-    }
-    None
-}
-
-/// Puts in the place of the damaged segment, at one stroke, the same with its header right and its bad bytes marked as holes.
-fn mend(path: &Path, number: u64, mut bytes: Vec<u8>, found: &Found) -> Result<(), JournalError> {
-    bytes.truncate(usize::try_from(found.intact).unwrap_or(usize::MAX));
-    bytes.splice(..segment::HEADER_BYTES as usize, segment::header(number));
-    for &(from, to) in &found.holes {
-        if let Some(hole) = bytes.get_mut(from as usize..to as usize) {
-            segment::make_hole(hole, number, from);
-        }
-    }
-    let fresh = path.with_extension("dmj.new");
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(&fresh)?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&fresh, path)
-    };
-    write().map_err(JournalError::io(&fresh, "write"))
-}
-
-fn lock(dir: &Path) -> Result<File, JournalError> {
+pub(super) fn lock(dir: &Path) -> Result<File, JournalError> {
     let path = dir.join("lock");
     let file = OpenOptions::new()
         .write(true)
@@ -468,9 +438,15 @@ fn lock(dir: &Path) -> Result<File, JournalError> {
     }
 }
 
-/// Makes the creation and removal of files in `dir` durable.
+/// Records of a segment that an earlier process wrote: those that can be read, for its checksums are looked at when somebody reads it.
+fn count_records(path: &Path, segment: &Segment) -> u64 {
+    let Ok(bytes) = std::fs::read(path) else {
+        return 0;
+    };
+    repair::examine(&bytes, path, segment.number, SEARCH_BYTES, &mut |_, _| {})
+        .map_or(0, |found| found.records)
+}
+
 fn sync_dir(dir: &Path) -> Result<(), JournalError> {
-    File::open(dir)
-        .and_then(|d| d.sync_all())
-        .map_err(JournalError::io(dir, "fsync directory"))
+    disk::sync_dir(dir).map_err(JournalError::io(dir, "fsync directory"))
 }

@@ -1,0 +1,93 @@
+//! How far a long command is, on standard error: a bar on a terminal, a plain line now and then otherwise.
+
+use std::io::IsTerminal as _;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// How often plain lines come.
+const EVERY: Duration = Duration::from_secs(10);
+
+/// One part of a command at a time, counted in steps.
+#[derive(Debug)]
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    part: &'static str,
+    done: u64,
+    total: u64,
+    said: Instant,
+}
+
+impl Progress {
+    /// Begins a part of about `total` steps.
+    pub fn new(part: &'static str, total: u64) -> Self {
+        let mut progress = Self {
+            bar: None,
+            part,
+            done: 0,
+            total,
+            said: Instant::now(),
+        };
+        progress.begin(part, total);
+        progress
+    }
+
+    /// Ends the part and begins another.
+    pub fn begin(&mut self, part: &'static str, total: u64) {
+        self.end();
+        (self.part, self.done, self.total) = (part, 0, total);
+        self.said = Instant::now();
+        if std::io::stderr().is_terminal() {
+            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+            if let Ok(style) =
+                ProgressStyle::with_template("{msg:14} [{bar:40}] {percent:>3} % {eta:>6}")
+            {
+                bar.set_style(style);
+            }
+            bar.set_message(part);
+            self.bar = Some(bar);
+        } else {
+            eprintln!("{part}");
+        }
+    }
+
+    /// So many steps more are done.
+    pub fn add(&mut self, steps: u64) {
+        self.done += steps;
+        match &self.bar {
+            Some(bar) => {
+                if self.done > self.total {
+                    bar.set_length(self.done);
+                }
+                bar.set_position(self.done);
+            }
+            None if self.said.elapsed() >= EVERY => {
+                self.said = Instant::now();
+                let percent = self.done.saturating_mul(100) / self.total.max(self.done).max(1);
+                eprintln!("{}: {percent} %", self.part);
+            }
+            None => {}
+        }
+    }
+
+    /// Prints a line to standard error without disturbing the bar.
+    pub fn say(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("{line}")),
+            None => eprintln!("{line}"),
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn end(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
