@@ -1,8 +1,10 @@
 //! What the commands share with each other and with the end-to-end tests in `xtask/tests`.
 
 pub mod children;
+pub mod collector;
 pub mod load;
 pub mod prepare;
+pub mod soak;
 
 use std::path::{Path, PathBuf};
 
