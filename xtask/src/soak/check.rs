@@ -27,7 +27,15 @@ struct Column {
     v: Vec<Json>,
 }
 
-/// Compares one device; returns how many samples were read.
+/// What was looked at, in samples.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Looked {
+    pub(super) read: u64,
+    /// Of them, those that had to be there.
+    pub(super) due: u64,
+}
+
+/// Compares one device.
 ///
 /// # Errors
 /// The first difference.
@@ -38,9 +46,9 @@ pub(super) fn device(
     ledger: &Device,
     origin_ms: i64,
     retention_ms: i64,
-) -> anyhow::Result<u64> {
+) -> anyhow::Result<Looked> {
     let name = shape.device(number);
-    let mut samples = 0;
+    let mut looked = Looked::default();
     let ticks = (ledger.next as usize + 1) * usize::from(FRAMES);
     let paths: Vec<String> = (0..shape.metrics()).map(|m| shape.path(m)).collect();
     // Whole hours go, and time goes on while we read.
@@ -49,7 +57,7 @@ pub(super) fn device(
         ledger.acked.contains(tick / u32::from(FRAMES)) && shape.ts(number, tick) >= kept_from
     };
     if ledger.acked.len() == 0 && collector.get(&format!("/api/v1/devices/{name}"))?.0 == 404 {
-        return Ok(0);
+        return Ok(looked);
     }
     for (first, some) in (0..)
         .step_by(PATHS_AT_ONCE)
@@ -104,7 +112,8 @@ pub(super) fn device(
                             }
                         );
                     }
-                    samples += 1;
+                    looked.read += 1;
+                    looked.due += u64::from(due(tick));
                 }
             }
             cursor = page.next_cursor;
@@ -127,7 +136,7 @@ pub(super) fn device(
         }
     }
     listed_once(collector, &name, &paths)?;
-    Ok(samples)
+    Ok(looked)
 }
 
 fn listed_once(collector: &Collector, name: &str, paths: &[String]) -> anyhow::Result<()> {

@@ -73,6 +73,8 @@ pub(super) struct Device {
 /// Everybody's, and what waits for its time.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
+    /// The first chunk of each device of a generation.
+    starts: Vec<u32>,
     pub(super) devices: Vec<Device>,
     /// Left out when their turn came: sent late.
     pub(super) held: Vec<(u32, u32)>,
@@ -81,9 +83,20 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
+    pub(super) fn new(starts: Vec<u32>) -> Self {
+        Self {
+            starts,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn device(&mut self, device: u32) -> &mut Device {
         while self.devices.len() <= device as usize {
-            self.devices.push(Device::default());
+            let number = self.devices.len();
+            self.devices.push(Device {
+                next: self.starts[number % self.starts.len()],
+                ..Device::default()
+            });
         }
         &mut self.devices[device as usize]
     }

@@ -24,7 +24,8 @@ use crate::collector::{Collector, Said};
 use crate::load::{self, Link, Message, Random, Script, Shape, Tally, Turn, now_ms};
 use ledger::{FRAMES, Ledger, chunk_of, message, renamed};
 
-/// Devices of a generation.
+/// Devices of a generation, and on which day of the synthetic time each of them begins: half of them before the retention, one on the day that is not over.
+const START_DAYS: [i64; DEVICES as usize] = [0, 3, 0, 6, 0, BEFORE_RETENTION_DAYS + RETENTION_DAYS];
 const DEVICES: u32 = 6;
 const METRICS: u32 = 10;
 const CONNECTIONS: u32 = 3;
@@ -90,6 +91,8 @@ pub struct Summary {
     pub cut_off: u64,
     pub checks: u32,
     pub samples_read: u64,
+    /// Of them, those that had to be there: acknowledged, and inside the retention.
+    pub samples_due: u64,
     pub verified: u32,
     open_ms: Vec<u64>,
     messages: BTreeMap<String, u64>,
@@ -136,8 +139,8 @@ impl std::fmt::Display for Summary {
         )?;
         writeln!(
             f,
-            "{} checks read {} samples; verify was clean {} times",
-            self.checks, self.samples_read, self.verified
+            "{} checks read {} samples, {} of them acknowledged and inside the retention; verify was clean {} times",
+            self.checks, self.samples_read, self.samples_due, self.verified
         )?;
         writeln!(
             f,
@@ -182,6 +185,8 @@ impl Soak {
         let mut state = State::new(self, data.clone())?;
         let done = state.run(progress);
         let at = state.summary.loops;
+        state.summary.acknowledged = state.ledger.messages_acked();
+        state.summary.seconds = state.begin.elapsed().as_secs_f64();
         match done {
             Ok(()) => {
                 std::fs::remove_dir_all(&data)?;
@@ -240,7 +245,11 @@ impl<'a> State<'a> {
             random: Random::new(soak.seed),
             shape: Shape::new("soak", METRICS, origin_ms, STEP_MS),
             origin_ms,
-            ledger: Ledger::default(),
+            ledger: Ledger::new(
+                START_DAYS
+                    .map(|day| (day * DAY_MS / STEP_MS / i64::from(FRAMES)) as u32)
+                    .to_vec(),
+            ),
             summary,
             begin: Instant::now(),
             can_verify: help.status.success(),
@@ -276,10 +285,7 @@ impl<'a> State<'a> {
                 }
             }
         }
-        self.check(true)?;
-        self.summary.acknowledged = self.ledger.messages_acked();
-        self.summary.seconds = self.begin.elapsed().as_secs_f64();
-        Ok(())
+        self.check(true)
     }
 
     fn start(&mut self) -> anyhow::Result<Collector> {
@@ -388,7 +394,7 @@ impl<'a> State<'a> {
                 || generation >= newest
                 || (generation >= old && generation < old + OLD_GENERATIONS);
             if looked_at {
-                self.summary.samples_read += check::device(
+                let looked = check::device(
                     &collector,
                     &self.shape,
                     number,
@@ -396,6 +402,8 @@ impl<'a> State<'a> {
                     self.origin_ms,
                     RETENTION_DAYS * DAY_MS,
                 )?;
+                self.summary.samples_read += looked.read;
+                self.summary.samples_due += looked.due;
             }
         }
         self.summary.checks += 1;
