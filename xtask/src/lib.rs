@@ -2,6 +2,7 @@
 
 pub mod children;
 pub mod collector;
+pub mod fleet;
 pub mod load;
 pub mod prepare;
 pub mod soak;

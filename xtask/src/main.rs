@@ -8,7 +8,7 @@ mod fuzz;
 mod test;
 
 use clap::{Parser, Subcommand};
-use xtask::{children, load, prepare, root, soak, target_dir};
+use xtask::{children, fleet, load, prepare, root, soak, target_dir};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "devmon's own commands")]
@@ -27,6 +27,8 @@ enum Command {
     Fuzz(fuzz::Fuzz),
     /// Send as many simulated devices do to a collector that runs.
     Load(load::Load),
+    /// Send what a whole fleet sends to a collector of its own, and watch what it takes.
+    Fleet(fleet::FleetRun),
     /// Kill a collector under load again and again, and look for anything acknowledged that is missing or doubled.
     Soak(soak::Soak),
 }
@@ -37,6 +39,7 @@ fn main() -> std::process::ExitCode {
         Command::Test(test) => test.run(),
         Command::Fuzz(fuzz) => fuzz.run(),
         Command::Load(load) => load.run(),
+        Command::Fleet(fleet) => fleet.run(),
         Command::Soak(soak) => soak.run(),
     };
     match done {

@@ -4,17 +4,20 @@
 //! a collector that falls behind is not flattered. Little is done for each message: it is made in place, and what is ready goes out with one call.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use hdrhistogram::Histogram;
 use rustix::event::epoll;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::message::{Message, Shape, connect};
 
 /// Written into one connection's buffer before it is sent.
 const OUT_BYTES: usize = 64 << 10;
+/// Connections from one address.
+const PORTS: u32 = 20_000;
 /// The pause before a lost connection is made again.
 const RECONNECT_AFTER: Duration = Duration::from_secs(1);
 
@@ -134,7 +137,26 @@ pub fn drive<S: Script>(link: &Link, shape: &Shape, script: &mut S) -> anyhow::R
         tally: Tally::new()?,
     };
     engine.run()?;
+    engine.goodbye();
     Ok(engine.tally)
+}
+
+/// A connection; on loopback from an address of its own for each [`PORTS`], since one has not more than some 28 000 ports.
+fn open(to: SocketAddr, number: u32) -> std::io::Result<TcpStream> {
+    let from = match to {
+        SocketAddr::V4(to) if to.ip().is_loopback() && number >= PORTS => number / PORTS,
+        _ => return TcpStream::connect(to),
+    };
+    let socket = rustix::net::socket_with(
+        AddressFamily::INET,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    let from = Ipv4Addr::from(u32::from(Ipv4Addr::LOCALHOST) + from);
+    rustix::net::bind(&socket, &SocketAddrV4::new(from, 0))?;
+    rustix::net::connect(&socket, &to)?;
+    Ok(TcpStream::from(socket))
 }
 
 impl<S: Script> Engine<'_, S> {
@@ -205,8 +227,17 @@ impl<S: Script> Engine<'_, S> {
         }
     }
 
+    /// DISCONNECT, where a connection is still there to take it.
+    fn goodbye(&mut self) {
+        let streams = self.connections.iter_mut().filter(|c| c.out.is_empty());
+        for stream in streams.filter_map(|c| c.stream.as_mut()) {
+            // It is closed next in any case.
+            let _ = stream.write(&[0xe0, 0]);
+        }
+    }
+
     fn connect(&mut self, number: u32) -> anyhow::Result<()> {
-        let mut stream = TcpStream::connect(self.link.to)
+        let mut stream = open(self.link.to, number)
             .with_context(|| format!("cannot connect to {}", self.link.to))?;
         stream.set_nodelay(true)?;
         let mut hello = Vec::new();

@@ -164,7 +164,7 @@ pub fn run(plan: &Plan) -> anyhow::Result<Report> {
 }
 
 /// The script of a plan: connection c has the devices c, c + connections, …
-struct Fleet<'a> {
+pub(crate) struct Fleet<'a> {
     plan: &'a Plan,
     connections: u32,
     boot: u32,
@@ -180,7 +180,7 @@ struct Fleet<'a> {
 }
 
 impl<'a> Fleet<'a> {
-    fn new(plan: &'a Plan, connections: u32) -> Self {
+    pub(crate) fn new(plan: &'a Plan, connections: u32) -> Self {
         Self {
             plan,
             connections,
@@ -193,6 +193,11 @@ impl<'a> Fleet<'a> {
             taken: vec![0; connections as usize],
             due: vec![VecDeque::new(); connections as usize],
         }
+    }
+
+    /// Messages that were due so far.
+    pub(crate) fn handed_out(&self) -> u64 {
+        self.sent
     }
 
     fn message(&self, device: u32, turn: u64) -> Message {
@@ -272,7 +277,7 @@ pub(crate) fn now_ms() -> i64 {
 }
 
 /// What this process has used of the processors.
-fn cpu_seconds() -> f64 {
+pub(crate) fn cpu_seconds() -> f64 {
     let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     used.tv_sec as f64 + used.tv_nsec as f64 / 1e9
 }
