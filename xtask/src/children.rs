@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 const END_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A running program of ours. Dropping it ends it.
-pub(crate) struct Running {
+pub struct Running {
     name: String,
     child: Child,
 }
@@ -21,7 +21,7 @@ impl Running {
     ///
     /// # Errors
     /// The program can not be started, ends, or is not ready within `deadline`.
-    pub(crate) fn ready(
+    pub fn ready(
         name: &str,
         mut command: Command,
         deadline: Duration,
@@ -62,7 +62,7 @@ impl Running {
     }
 
     /// Starts a program that does not announce itself.
-    pub(crate) fn start(name: &str, mut command: Command) -> anyhow::Result<Self> {
+    pub fn start(name: &str, mut command: Command) -> anyhow::Result<Self> {
         let child = command
             .spawn()
             .with_context(|| format!("cannot start {name}: {command:?}"))?;
@@ -73,13 +73,13 @@ impl Running {
     }
 
     /// How it ended, if it has.
-    pub(crate) fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+    pub fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
         self.child
             .try_wait()
             .with_context(|| format!("cannot wait for {}", self.name))
     }
 
-    pub(crate) fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         &self.name
     }
 

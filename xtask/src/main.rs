@@ -3,15 +3,12 @@
 //! `cargo xtask demo` runs the main job on this machine, `cargo xtask test` all checks (what `.ci/run` runs), `cargo xtask fuzz` the parsers
 //! of outside bytes under libFuzzer.
 
-mod children;
 mod demo;
 mod fuzz;
-mod prepare;
 mod test;
 
-use std::path::{Path, PathBuf};
-
 use clap::{Parser, Subcommand};
+use xtask::{children, fleet, load, prepare, root, soak, target_dir};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "devmon's own commands")]
@@ -28,6 +25,12 @@ enum Command {
     Test(test::Test),
     /// Fuzz the parsers of outside bytes.
     Fuzz(fuzz::Fuzz),
+    /// Send as many simulated devices do to a collector that runs.
+    Load(load::Load),
+    /// Send what a whole fleet sends to a collector of its own, and watch what it takes.
+    Fleet(fleet::FleetRun),
+    /// Kill a collector under load again and again, and look for anything acknowledged that is missing or doubled.
+    Soak(soak::Soak),
 }
 
 fn main() -> std::process::ExitCode {
@@ -35,6 +38,9 @@ fn main() -> std::process::ExitCode {
         Command::Demo(demo) => demo.run(),
         Command::Test(test) => test.run(),
         Command::Fuzz(fuzz) => fuzz.run(),
+        Command::Load(load) => load.run(),
+        Command::Fleet(fleet) => fleet.run(),
+        Command::Soak(soak) => soak.run(),
     };
     match done {
         Ok(()) => std::process::ExitCode::SUCCESS,
@@ -44,17 +50,4 @@ fn main() -> std::process::ExitCode {
             std::process::ExitCode::FAILURE
         }
     }
-}
-
-/// The top of the repository.
-fn root() -> &'static Path {
-    // The manifest lies in xtask/, one below the top.
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap_or(Path::new("."))
-}
-
-/// Where cargo puts what it builds.
-fn target_dir() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
