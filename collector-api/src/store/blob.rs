@@ -35,13 +35,13 @@ const KEY_BYTES: usize = 11;
 pub(super) enum Kind {
     /// Numbers given, and blocks by hour. One.
     Checkpoint = 0,
-    /// A device: times, presence, window of messages.
-    Device = 1,
+    /// Some devices: times, presence, windows of messages.
+    Devices = 1,
     /// A device's about.
     About = 2,
     /// A stream: its device, name and paths.
     Stream = 3,
-    /// A stream: the newest sample of each series.
+    /// Some streams: the newest sample of each series.
     Latest = 4,
     /// Hours that a seal is about to write to. One; it matters only if that seal was not committed.
     Intent = 5,
@@ -50,7 +50,7 @@ pub(super) enum Kind {
 impl Kind {
     const ALL: [Self; 6] = [
         Self::Checkpoint,
-        Self::Device,
+        Self::Devices,
         Self::About,
         Self::Stream,
         Self::Latest,
@@ -292,7 +292,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let kv = SledKv::open(dir.path()).unwrap().kv;
         let a = Id {
-            kind: Kind::Device,
+            kind: Kind::Devices,
             number: 1,
         };
         let b = Id {

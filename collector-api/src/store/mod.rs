@@ -17,6 +17,7 @@ mod dead_letters;
 mod dedupe;
 #[cfg(test)]
 mod fault_tests;
+mod groups;
 mod head;
 mod kv;
 mod local;

@@ -21,6 +21,7 @@ use devmon_core::wire::{DeviceId, TimestampMs};
 
 use super::blob::{self, Id, Kind};
 use super::engine::StoreError;
+use super::groups::Groups;
 use super::head::Rows;
 use super::kv::Table;
 use super::local::{Shared, Watermark, lock};
@@ -298,15 +299,8 @@ impl Sealer {
             ..Written::default()
         };
 
-        let tables: Vec<_> = cut
-            .heads
-            .iter()
-            .map(|(stream, rows)| (*stream, rows.tables()))
-            .collect();
-        let hours = tables
-            .iter()
-            .flat_map(|(_, tables)| tables.iter().map(|(hour, _)| *hour));
-        let hours: BTreeSet<u32> = hours.collect();
+        let heads = cut.heads.iter();
+        let hours: BTreeSet<u32> = heads.flat_map(|(_, rows)| rows.hours()).collect();
         if retry {
             blob::delete(kv, INTENT, cut.generation)?;
         }
@@ -318,17 +312,17 @@ impl Sealer {
         )?;
         kv.barrier()?;
 
-        for (stream, tables) in &tables {
-            for (hour, table) in tables {
-                let figures = written.hours.entry(*hour).or_default();
-                block::encode(table, *hour, *stream, cut.generation, &mut |key, value| {
+        // One stream after the other: the second copy that sorting takes is of one stream only.
+        for (stream, rows) in &cut.heads {
+            for (hour, table) in rows.tables() {
+                let figures = written.hours.entry(hour).or_default();
+                block::encode(&table, hour, *stream, cut.generation, &mut |key, value| {
                     figures.blocks += 1;
                     figures.bytes += (key.len() + value.len()) as u64;
                     kv.put(Table::Blocks, &key, &value)
                 })?;
             }
         }
-        drop(tables);
         let mut put = |kind: Kind, number: u32, record: &[u8]| {
             let id = Id { kind, number };
             if retry {
@@ -343,6 +337,11 @@ impl Sealer {
                 written.persisted.extend(persisted);
             }
         }
+        let groups = Groups::of(&self.shared.read().catalogue, &cut.devices);
+        for id in groups.ids() {
+            let record = groups.record(&self.shared.read().catalogue, id);
+            put(id.kind, id.number, &record)?;
+        }
         let checkpoint = persist::checkpoint(&self.shared.read().catalogue, &written.hours);
         put(Kind::Checkpoint, 0, &checkpoint)?;
         kv.barrier()?;
@@ -356,21 +355,14 @@ impl Sealer {
         Ok(written)
     }
 
-    /// The records of a device as it is now: newer than the cut, which is harmless.
+    /// The records of a device alone, as it is now: newer than the cut, which is harmless.
     fn records_of(&self, id: &DeviceId, about: bool) -> Vec<Record> {
         let state = self.shared.read();
         let Some(device) = state.catalogue.devices.get(id) else {
             return Vec::new();
         };
         let number = device.number;
-        let mut records = vec![(
-            Id {
-                kind: Kind::Device,
-                number,
-            },
-            persist::device(id, device),
-            None,
-        )];
+        let mut records = Vec::new();
         if let Some(about) = device.about.as_ref().filter(|_| about) {
             // A text that serde has read it can write; if not, the journal's next one tries again.
             let mut record = vec![1];
@@ -385,15 +377,14 @@ impl Sealer {
             ));
         }
         for stream in &device.streams {
-            let id = |kind| Id {
-                kind,
-                number: stream.number,
-            };
             if stream.series.len() > stream.persisted {
+                let id = Id {
+                    kind: Kind::Stream,
+                    number: stream.number,
+                };
                 let persisted = Some((stream.number, stream.series.len()));
-                records.push((id(Kind::Stream), persist::stream(number, stream), persisted));
+                records.push((id, persist::stream(number, stream), persisted));
             }
-            records.push((id(Kind::Latest), persist::latest(stream), None));
         }
         records
     }

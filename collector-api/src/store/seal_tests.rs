@@ -417,3 +417,54 @@ fn commits_wait_while_texts_fill_the_heads() {
     store.seal_now().unwrap();
     assert_eq!(store.head_bytes(), 0);
 }
+
+/// What one seal of a large fleet costs. `cargo test -p devmon-collector --lib --release what_a_seal_costs -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement"]
+fn what_a_seal_of_a_large_fleet_costs() {
+    let devices = std::env::var("DEVICES").map_or(20_000, |n| n.parse().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let changes = Arc::new(AtomicUsize::new(0));
+    let store = {
+        let changes = changes.clone();
+        open_watched(dir.path(), move || {
+            changes.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        })
+    };
+    for round in 0..4u64 {
+        let frames = |n: u64| -> Vec<(i64, &str, String)> {
+            let sources = ["cpu", "disk", "memory", "net", "temperature"];
+            let tree = |s: usize| {
+                let leaves =
+                    (0..10).map(|m| format!("\"metric_{m}\":{}", n * 7 + round * s as u64 + m));
+                leaves.collect::<Vec<_>>().join(",")
+            };
+            let frame = |(s, name)| (round as i64 * 10_000, name, tree(s));
+            sources.into_iter().enumerate().map(frame).collect()
+        };
+        for from in (0..devices).step_by(500) {
+            let batch =
+                (from..from + 500).map(|n| metrics(&format!("device-{n}"), round, &frames(n)));
+            store.commit(&batch.collect::<Vec<_>>()).unwrap();
+        }
+        let (before, begin) = (changes.swap(0, Ordering::SeqCst), Instant::now());
+        store.seal_now().unwrap();
+        let status = store.status();
+        eprintln!(
+            "seal {round}: {:?}, {} changes of the database ({before} by itself before), {} blocks, {} bytes on disk",
+            begin.elapsed(),
+            changes.load(Ordering::SeqCst),
+            status.blocks,
+            status.database_bytes
+        );
+    }
+    let begin = Instant::now();
+    drop(store);
+    let store = Engine::open(dir.path(), options()).unwrap();
+    eprintln!(
+        "closed and opened in {:?}: {} series",
+        begin.elapsed(),
+        store.status().series
+    );
+}
