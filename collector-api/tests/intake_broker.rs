@@ -191,11 +191,7 @@ impl Collector {
         let path = "/s/n".parse().unwrap();
         let (from, to) = (TimestampMs(0), TimestampMs(i64::MAX));
         let ranges = self.store.range(device, &[path], from, to, 10_000).unwrap();
-        ranges[0]
-            .samples
-            .iter()
-            .map(|(_, v)| v.to_string())
-            .collect()
+        ranges[0].iter().map(|(_, v)| v.to_string()).collect()
     }
 
     fn stop(mut self) {

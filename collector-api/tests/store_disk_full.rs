@@ -99,7 +99,7 @@ fn message(seq: u64) -> Accepted {
 fn stored(store: &Engine) -> usize {
     let path = ["/s/n".parse().unwrap()];
     let range = store.range("d", &path, TimestampMs(0), TimestampMs(i64::MAX), 100_000);
-    range.unwrap()[0].samples.len()
+    range.unwrap()[0].len()
 }
 
 fn open(dir: &Path) -> Engine {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::time::Duration;
 
-use devmon_collector::store::engine::{Accepted, Committed, Content, Store};
+use devmon_collector::store::engine::{Accepted, Committed, Content, SeriesRange, Store};
 use devmon_collector::store::{Engine, Options};
 use devmon_core::wire::{Message, TimestampMs};
 use devmon_core::{MetricPath, Value};
@@ -159,7 +159,7 @@ fn apply(model: &mut Model, item: &Accepted) {
     }
 }
 
-fn same(a: &[(TimestampMs, Value)], b: &BTreeMap<i64, Value>) -> bool {
+fn same(a: &SeriesRange, b: &BTreeMap<i64, Value>) -> bool {
     a.len() == b.len()
         && a.iter()
             .zip(b)
@@ -201,16 +201,16 @@ fn check(store: &Engine, model: &Model) {
             .unwrap();
         for range in &ranges {
             assert!(
-                same(&range.samples, expected[&range.path.to_string()]),
+                same(range, expected[&range.path.to_string()]),
                 "{device} {}: {:?}",
                 range.path,
-                range.samples
+                range.values
             );
         }
         // A part of the time, of every second path, in another order.
         let (from, to) = (BASE_MS + 3 * 1_200_000, BASE_MS + 11 * 1_200_000);
         let some: Vec<MetricPath> = paths.iter().rev().step_by(2).cloned().collect();
-        for range in store
+        for range in &store
             .range(device, &some, TimestampMs(from), TimestampMs(to), 1_000_000)
             .unwrap()
         {
@@ -218,11 +218,7 @@ fn check(store: &Engine, model: &Model) {
                 .range(from..to)
                 .map(|(t, v)| (*t, v.clone()))
                 .collect();
-            assert!(
-                same(&range.samples, &within),
-                "{device} {} in a part",
-                range.path
-            );
+            assert!(same(range, &within), "{device} {} in a part", range.path);
         }
         assert_eq!(
             store.device(device).map_or(0, |d| d.series),
@@ -325,8 +321,8 @@ fn live_first_and_backlog_later_is_no_repeat_even_after_a_restart() {
     }
     let path = ["/s/x".parse().unwrap()];
     let range = store.range("d", &path, ALL.0, ALL.1, 600).unwrap();
-    assert_eq!(range[0].samples.len(), 600);
-    assert!(range[0].samples.is_sorted_by_key(|(ts, _)| *ts));
+    assert_eq!(range[0].len(), 600);
+    assert!(range[0].ts.is_sorted());
     assert!(
         store.range("d", &path, ALL.0, ALL.1, 599).is_err(),
         "one more than the limit"
@@ -455,14 +451,7 @@ fn retention_takes_whole_hours_and_only_old_ones() {
     let range = store
         .range("d", &["/s/both".parse().unwrap()], ALL.0, ALL.1, 10)
         .unwrap();
-    assert_eq!(
-        range[0]
-            .samples
-            .iter()
-            .map(|(t, _)| t.0)
-            .collect::<Vec<_>>(),
-        [days(1)]
-    );
+    assert_eq!(range[0].ts, [days(1)]);
 }
 
 #[test]
@@ -499,7 +488,7 @@ fn a_database_that_is_damaged_is_set_aside_and_the_journal_replayed() {
     let range = store
         .range("d", &["/s/x".parse().unwrap()], ALL.0, ALL.1, 10)
         .unwrap();
-    let values: Vec<_> = range[0].samples.iter().map(|(_, v)| v.clone()).collect();
+    let values: Vec<_> = range[0].iter().map(|(_, v)| v).collect();
     // The last segment of the journal is kept even when it is sealed: here nothing is missing at all.
     assert_eq!(values, [Value::Integer(1), Value::Integer(2)]);
     store.seal_now().unwrap();
@@ -545,5 +534,5 @@ fn a_journal_that_was_moved_away_does_not_hide_what_comes_later() {
     let range = store
         .range("d", &["/s/x".parse().unwrap()], ALL.0, ALL.1, 10)
         .unwrap();
-    assert_eq!(range[0].samples.len(), 4);
+    assert_eq!(range[0].len(), 4);
 }

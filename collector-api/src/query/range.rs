@@ -142,7 +142,7 @@ impl Reader<'_> {
                 .range(device, paths, TimestampMs(at), TimestampMs(end), cap)
             {
                 Ok(ranges) => {
-                    self.read += ranges.iter().map(|r| r.samples.len()).sum::<usize>();
+                    self.read += ranges.iter().map(SeriesRange::len).sum::<usize>();
                     if self.read > MAX_SAMPLES_READ {
                         return Err(QueryError::TooManyPoints(format!(
                             "more than {MAX_SAMPLES_READ} samples lie in this range; ask for a shorter one, for fewer paths, or for a smaller limit"
@@ -188,7 +188,7 @@ fn raw(read: &mut Reader<'_>, (oldest, newest): (i64, i64)) -> Result<SeriesAnsw
         .min(WINDOW_SAMPLES);
     while at < to && answer.t.len() <= query.limit {
         let (ranges, end) = read.window(at, to, cap)?;
-        merge(ranges, &mut answer, query.limit + 1);
+        merge(&ranges, &mut answer, query.limit + 1);
         check_points(answer.t.len().min(query.limit), width)?;
         at = end;
     }
@@ -201,22 +201,18 @@ fn raw(read: &mut Reader<'_>, (oldest, newest): (i64, i64)) -> Result<SeriesAnsw
 }
 
 /// Appends the union of the ranges' times, each column with a gap where it has no sample, until there are `rows` rows.
-fn merge(ranges: Vec<SeriesRange>, answer: &mut SeriesAnswer, rows: usize) {
-    let mut heads: Vec<_> = ranges
-        .into_iter()
-        .map(|r| r.samples.into_iter().peekable())
-        .collect();
+fn merge(ranges: &[SeriesRange], answer: &mut SeriesAnswer, rows: usize) {
+    let mut at = vec![0; ranges.len()];
     while answer.t.len() < rows {
-        let Some(ts) = heads
-            .iter_mut()
-            .filter_map(|h| h.peek().map(|(ts, _)| *ts))
-            .min()
-        else {
+        let times = ranges.iter().zip(&at).filter_map(|(r, &i)| r.ts.get(i));
+        let Some(&ts) = times.min() else {
             return;
         };
-        answer.t.push(ts);
-        for (head, column) in heads.iter_mut().zip(&mut answer.columns) {
-            column.push(head.next_if(|(t, _)| *t == ts).map(|(_, value)| value));
+        answer.t.push(TimestampMs(ts));
+        for ((range, at), column) in ranges.iter().zip(&mut at).zip(&mut answer.columns) {
+            let here = range.ts.get(*at) == Some(&ts);
+            column.push(here.then(|| range.values.get(*at)));
+            *at += usize::from(here);
         }
     }
 }
@@ -255,7 +251,7 @@ fn stepped(
     while at < to {
         let (ranges, window_end) = read.window(at, to, WINDOW_SAMPLES)?;
         for (range, column) in ranges.into_iter().zip(&mut columns) {
-            for (ts, value) in range.samples {
+            for (ts, value) in range.iter() {
                 column.push(ts, value);
             }
         }

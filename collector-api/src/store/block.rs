@@ -31,9 +31,6 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use devmon_core::Value;
-use devmon_core::wire::TimestampMs;
-
 use super::column::{Cells, get_bits, get_series, put_bits, put_series};
 use super::engine::StoreError;
 use super::head::HOUR_MS;
@@ -289,15 +286,19 @@ impl Block {
         })
     }
 
-    /// Hands over all samples of the columns that were read.
-    pub(super) fn visit(&self, f: &mut dyn FnMut(u32, TimestampMs, Value)) {
-        for column in &self.columns {
-            for (i, &row) in column.rows.iter().enumerate() {
-                f(
-                    column.series,
-                    TimestampMs(self.ts[row as usize]),
-                    column.cells.get(i),
-                );
+    /// Hands over the columns that were read: series, times ascending, a value for each time.
+    pub(super) fn columns(&self, f: &mut dyn FnMut(u32, &[i64], &Cells)) {
+        for TableColumn {
+            series,
+            rows,
+            cells,
+        } in &self.columns
+        {
+            if rows.len() == self.ts.len() {
+                f(*series, &self.ts, cells);
+            } else {
+                let ts: Vec<i64> = rows.iter().map(|&row| self.ts[row as usize]).collect();
+                f(*series, &ts, cells);
             }
         }
     }
@@ -374,6 +375,8 @@ fn presence(from: &mut Cursor<'_>, rows: usize) -> Result<Vec<u32>, Malformed> {
 mod tests {
     use std::collections::BTreeMap;
 
+    use devmon_core::Value;
+    use devmon_core::wire::TimestampMs;
     use proptest::prelude::*;
 
     use super::*;
@@ -400,8 +403,10 @@ mod tests {
         for (key, value) in values {
             Block::decode(key, value, &|_| true)
                 .unwrap()
-                .visit(&mut |series, ts, value| {
-                    assert!(found.insert((series, ts.0), value).is_none());
+                .columns(&mut |series, ts, cells| {
+                    for (i, &ts) in ts.iter().enumerate() {
+                        assert!(found.insert((series, ts), cells.get(i)).is_none());
+                    }
                 });
         }
         found
@@ -515,9 +520,9 @@ mod tests {
         let (key, value) = blocks(&rows.tables()[0].1, 0).remove(0);
         let mut seen = Vec::new();
         let block = Block::decode(&key, &value, &|series| series == 4).unwrap();
-        block.visit(&mut |series, ts, value| seen.push((series, ts.0, value)));
-        assert_eq!(seen.len(), 5);
-        assert_eq!(seen[2], (4, 2, Value::Integer(-2)));
+        block.columns(&mut |series, ts, cells| seen.push((series, ts.to_vec(), cells.clone())));
+        let cells = Cells::Integer(vec![0, -1, -2, -3, -4]);
+        assert_eq!(seen, [(4, vec![0, 1, 2, 3, 4], cells)]);
     }
 
     /// Bytes of the release that made version 1, written down: every newer one must read them.

@@ -17,6 +17,7 @@
 //! A tagged value is a byte and: 0 float, 8 bytes little-endian; 1 integer, zigzag varint; 2 false; 3 true; 4 text, varint length and bytes.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use devmon_core::Value;
 
@@ -36,8 +37,8 @@ const MAX_DIGITS: u8 = 12;
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
 /// Values of one column, without the times.
-#[derive(Debug, Clone)]
-pub(super) enum Cells {
+#[derive(Debug, Clone, PartialEq)]
+pub enum Cells {
     Float(Vec<f64>),
     Integer(Vec<i64>),
     Boolean(Vec<bool>),
@@ -45,9 +46,25 @@ pub(super) enum Cells {
     Mixed(Vec<Value>),
 }
 
+impl Default for Cells {
+    /// No values; the first one gives the type.
+    fn default() -> Self {
+        Self::Mixed(Vec::new())
+    }
+}
+
+impl FromIterator<Value> for Cells {
+    fn from_iter<I: IntoIterator<Item = Value>>(values: I) -> Self {
+        let mut cells = Self::default();
+        values.into_iter().for_each(|value| cells.push(&value));
+        cells
+    }
+}
+
 impl Cells {
     /// A column with its first value.
-    pub(super) fn of(value: &Value) -> Self {
+    #[must_use]
+    pub fn of(value: &Value) -> Self {
         match value {
             Value::Float(x) => Self::Float(vec![*x]),
             Value::Integer(x) => Self::Integer(vec![*x]),
@@ -56,7 +73,13 @@ impl Cells {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    #[must_use]
+    pub fn len(&self) -> usize {
         match self {
             Self::Float(v) => v.len(),
             Self::Integer(v) => v.len(),
@@ -66,7 +89,8 @@ impl Cells {
     }
 
     /// The value at `i`, which must be below [`len`](Self::len).
-    pub(super) fn get(&self, i: usize) -> Value {
+    #[must_use]
+    pub fn get(&self, i: usize) -> Value {
         match self {
             Self::Float(v) => Value::Float(v[i]),
             Self::Integer(v) => Value::Integer(v[i]),
@@ -75,7 +99,11 @@ impl Cells {
         }
     }
 
-    pub(super) fn push(&mut self, value: &Value) {
+    pub fn push(&mut self, value: &Value) {
+        if self.is_empty() {
+            *self = Self::of(value);
+            return;
+        }
         match (&mut *self, value) {
             (Self::Float(v), Value::Float(x)) => v.push(*x),
             (Self::Integer(v), Value::Integer(x)) => v.push(*x),
@@ -96,6 +124,29 @@ impl Cells {
         self.push(value);
     }
 
+    /// Appends the values at `range` of another column.
+    pub fn append(&mut self, other: &Self, range: Range<usize>) {
+        if range.is_empty() {
+            return;
+        }
+        if self.is_empty() {
+            *self = match other {
+                Self::Float(v) => Self::Float(v[range].to_vec()),
+                Self::Integer(v) => Self::Integer(v[range].to_vec()),
+                Self::Boolean(v) => Self::Boolean(v[range].to_vec()),
+                Self::Mixed(v) => Self::Mixed(v[range].to_vec()),
+            };
+            return;
+        }
+        match (&mut *self, other) {
+            (Self::Float(v), Self::Float(w)) => v.extend_from_slice(&w[range]),
+            (Self::Integer(v), Self::Integer(w)) => v.extend_from_slice(&w[range]),
+            (Self::Boolean(v), Self::Boolean(w)) => v.extend_from_slice(&w[range]),
+            (Self::Mixed(v), other) => v.extend(range.map(|i| other.get(i))),
+            (_, other) => self.mix().extend(range.map(|i| other.get(i))),
+        }
+    }
+
     fn mix(&mut self) -> &mut Vec<Value> {
         let mixed = (0..self.len()).map(|i| self.get(i)).collect();
         *self = Self::Mixed(mixed);
@@ -106,7 +157,8 @@ impl Cells {
     }
 
     /// The values at `at`, in that order.
-    pub(super) fn gather(&self, at: &[u32]) -> Self {
+    #[must_use]
+    pub fn gather(&self, at: &[u32]) -> Self {
         fn pick<T: Clone>(from: &[T], at: &[u32]) -> Vec<T> {
             at.iter().map(|&i| from[i as usize].clone()).collect()
         }

@@ -17,6 +17,8 @@ use devmon_core::wire::about::{About, Presence};
 use devmon_core::wire::{DeviceId, Frame, MessageId, Reason, TimestampMs};
 use devmon_core::{MetricPath, Value};
 
+use super::column::Cells;
+
 /// One thing that arrived and was found good, on its way to disk.
 #[derive(Debug, Clone)]
 pub struct Accepted {
@@ -89,11 +91,48 @@ pub struct SeriesRecord {
     pub last_value: Value,
 }
 
-/// Samples of one series in a range, by time, each time once.
+/// Samples of one series in a range, as columns.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SeriesRange {
     pub path: MetricPath,
-    pub samples: Vec<(TimestampMs, Value)>,
+    /// Times in unix ms, ascending, each once.
+    pub ts: Vec<i64>,
+    /// A value for each time.
+    pub values: Cells,
+}
+
+impl SeriesRange {
+    /// Of samples by time, each time once.
+    pub fn new(path: MetricPath, samples: impl IntoIterator<Item = (TimestampMs, Value)>) -> Self {
+        let (ts, values) = samples
+            .into_iter()
+            .map(|(ts, value)| (ts.0, value))
+            .unzip::<_, _, Vec<_>, Vec<_>>();
+        Self {
+            path,
+            ts,
+            values: values.into_iter().collect(),
+        }
+    }
+
+    /// Number of samples.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ts.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ts.is_empty()
+    }
+
+    /// Sample by sample, where speed does not matter.
+    pub fn iter(
+        &self,
+    ) -> impl ExactSizeIterator<Item = (TimestampMs, Value)> + DoubleEndedIterator {
+        let sample = |(i, &ts)| (TimestampMs(ts), self.values.get(i));
+        self.ts.iter().enumerate().map(sample)
+    }
 }
 
 /// Figures of the store.

@@ -97,7 +97,7 @@ fn large(seq: u64) -> Accepted {
 fn stored(store: &Engine) -> usize {
     let path = ["/s/a".parse().unwrap()];
     let range = store.range("d", &path, TimestampMs(0), TimestampMs(i64::MAX), 100_000);
-    range.unwrap()[0].samples.len()
+    range.unwrap()[0].len()
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! the later row counts. It leaves to others: which series a column belongs to (its place is the series' number in the stream), durability.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -180,13 +181,13 @@ impl Rows {
         self.bytes += SAMPLE_BYTES + text_bytes(value);
     }
 
-    /// Hands over the samples of a series with `from ≤ t < to`, in the order of their commits. Stops when `f` says so by `false`.
+    /// Hands over the samples of a series with `from ≤ t < to`, in the order of their commits: times, and the values of these indices.
     pub(super) fn read(
         &self,
         series: u32,
         from: TimestampMs,
         to: TimestampMs,
-        f: &mut dyn FnMut(TimestampMs, Value) -> bool,
+        f: &mut dyn FnMut(&[i64], &Cells, Range<usize>),
     ) {
         let Some(Column {
             rows,
@@ -195,19 +196,26 @@ impl Rows {
         else {
             return;
         };
-        let (begin, end) = if self.out_of_order {
-            (0, cells.len())
-        } else {
-            let row = |ts: TimestampMs| self.ts.partition_point(|&t| t < ts.0) as u32;
-            (
-                rows.position(row(from), cells.len()),
-                rows.position(row(to), cells.len()),
-            )
-        };
-        for i in begin..end {
-            let ts = TimestampMs(self.ts[rows.at(i) as usize]);
-            if ts >= from && ts < to && !f(ts, cells.get(i)) {
-                return;
+        let len = cells.len();
+        let time = |i: usize| self.ts[rows.at(i) as usize];
+        if self.out_of_order {
+            let inside = |i: usize| (from.0..to.0).contains(&time(i));
+            let at: Vec<u32> = (0..len).filter(|&i| inside(i)).map(|i| i as u32).collect();
+            let ts: Vec<i64> = at.iter().map(|&i| time(i as usize)).collect();
+            f(&ts, &cells.gather(&at), 0..at.len());
+            return;
+        }
+        let row = |ts: TimestampMs| self.ts.partition_point(|&t| t < ts.0) as u32;
+        let begin = rows.position(row(from), len);
+        let end = rows.position(row(to), len).max(begin);
+        match rows {
+            RowNumbers::From(first) => {
+                let first = *first as usize;
+                f(&self.ts[first + begin..first + end], cells, begin..end);
+            }
+            RowNumbers::List(_) => {
+                let ts: Vec<i64> = (begin..end).map(time).collect();
+                f(&ts, cells, begin..end);
             }
         }
     }
@@ -339,9 +347,13 @@ mod tests {
                 series,
                 TimestampMs(from),
                 TimestampMs(to),
-                &mut |ts, value| {
-                    found.insert((series, ts.0), value);
-                    true
+                &mut |ts, cells, range| {
+                    assert_eq!(ts.len(), range.len());
+                    found.extend(
+                        ts.iter()
+                            .zip(range)
+                            .map(|(&ts, i)| ((series, ts), cells.get(i))),
+                    );
                 },
             );
         }

@@ -32,4 +32,5 @@ mod seal;
 mod seal_tests;
 mod varint;
 
+pub use column::Cells;
 pub use local::{Engine, Options};

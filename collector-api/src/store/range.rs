@@ -1,12 +1,23 @@
-//! Reading samples: blocks and heads together, by time, each time once, of two the one committed later.
+//! Reading samples: day files, blocks and heads together, by time, each time once, of two the one committed later.
+//!
+//! Each of them hands over **parts**: some times of a series and the values for them, as slices. A part has an order: of two samples of one time the one in the
+//! part of the higher order counts, and within a part the later one. Parts are appended as they come; only what came out of order, or twice, is sorted, and
+//! that happens once.
+//!
+//! | order | part of |
+//! |---|---|
+//! | 0 | a day file |
+//! | generation (≥ 1) | a block |
+//! | last committed generation + 1, + 2 | rows being sealed, the head |
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
+use devmon_core::MetricPath;
 use devmon_core::wire::TimestampMs;
-use devmon_core::{MetricPath, Value};
 
 use super::block::{self, Block};
+use super::column::Cells;
 use super::engine::{SeriesRange, StoreError};
 use super::head::hour_of;
 use super::kv::Table;
@@ -15,40 +26,90 @@ use super::local::Shared;
 /// Samples of one series as they are found.
 #[derive(Debug, Default)]
 struct Found {
-    /// Time, order of commit, value.
-    samples: Vec<(TimestampMs, u64, Value)>,
-    /// Samples behind this length have not been sorted.
-    sorted: usize,
+    ts: Vec<i64>,
+    values: Cells,
+    /// Lengths and orders of the parts, behind each other.
+    parts: Vec<(usize, u64)>,
+    /// A time is not above the one before.
+    unsettled: bool,
 }
 
 impl Found {
-    /// Sorts, and keeps of each time the sample that was committed last.
-    fn settle(&mut self) {
-        if self.sorted == self.samples.len() {
+    /// Appends a part: `ts[i]` belongs to the value at `range.start + i`.
+    fn append(&mut self, order: u64, ts: &[i64], values: &Cells, range: Range<usize>) {
+        let (Some(first), true) = (ts.first(), ts.len() == range.len()) else {
             return;
+        };
+        self.unsettled |=
+            self.ts.last().is_some_and(|last| last >= first) || !ts.is_sorted_by(|a, b| a < b);
+        self.ts.extend_from_slice(ts);
+        self.values.append(values, range);
+        match self.parts.last_mut() {
+            Some((count, last)) if *last == order => *count += ts.len(),
+            _ => self.parts.push((ts.len(), order)),
         }
-        let in_order = self.samples.is_sorted_by(|a, b| a.0 < b.0);
-        if !in_order {
-            // Stable: within one part of the store, the later commit comes behind.
-            self.samples.sort_by_key(|(ts, order, _)| (*ts, *order));
-            self.samples.reverse();
-            self.samples.dedup_by_key(|(ts, _, _)| *ts);
-            self.samples.reverse();
-        }
-        self.sorted = self.samples.len();
     }
 
-    /// False when it holds more than `limit` samples; times that stand twice are looked for only now and then.
-    fn fits(&mut self, limit: usize) -> bool {
-        if self.samples.len() <= limit.saturating_mul(2) {
-            return true;
+    /// Appends what lies in `from ≤ t < to` of a part whose times ascend.
+    fn append_within(&mut self, order: u64, ts: &[i64], values: &Cells, from: i64, to: i64) {
+        let begin = ts.partition_point(|&t| t < from);
+        let end = ts.partition_point(|&t| t < to).max(begin);
+        self.append(order, &ts[begin..end], values, begin..end);
+    }
+
+    /// Sorts, and keeps of each time the sample that was committed last.
+    fn settle(&mut self) {
+        if !self.unsettled {
+            return;
         }
-        self.settle();
-        self.samples.len() <= limit
+        let parts = self.parts.iter();
+        let orders: Vec<u64> = parts
+            .flat_map(|&(count, order)| std::iter::repeat_n(order, count))
+            .collect();
+        let mut at: Vec<u32> = (0..self.ts.len() as u32).collect(); // bounded by the limit, below 2^32
+        let key = |i: u32| (self.ts[i as usize], orders[i as usize]);
+        at.sort_by_key(|&i| key(i)); // stable: within a part, the later commit stays behind
+        let mut kept: Vec<u32> = Vec::with_capacity(at.len());
+        for i in at {
+            match kept.last_mut() {
+                Some(last) if self.ts[*last as usize] == self.ts[i as usize] => *last = i,
+                _ => kept.push(i),
+            }
+        }
+        let runs = kept.chunk_by(|&a, &b| orders[a as usize] == orders[b as usize]);
+        self.parts = runs
+            .map(|run| (run.len(), orders[run[0] as usize]))
+            .collect();
+        self.values = self.values.gather(&kept);
+        self.ts = kept.iter().map(|&i| self.ts[i as usize]).collect();
+        self.unsettled = false;
     }
 }
 
-/// What the scan over the blocks of one stream looks for.
+/// All that is being looked for, in the order of the paths.
+struct Search {
+    found: Vec<Found>,
+    from: i64,
+    to: i64,
+    /// Most samples all together.
+    limit: usize,
+}
+
+impl Search {
+    /// Ends a read that has found too much before it takes more memory; times that stand twice are looked for only then.
+    fn check(&mut self) -> Result<(), StoreError> {
+        let count = |found: &[Found]| found.iter().map(|f| f.ts.len()).sum::<usize>();
+        if count(&self.found) > self.limit {
+            self.found.iter_mut().for_each(Found::settle);
+            if count(&self.found) > self.limit {
+                return Err(StoreError::TooManySamples { limit: self.limit });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The series wanted of one stream, with their places among the paths.
 type Wanted = HashMap<u32, usize>;
 
 /// See [`Store::range`](super::engine::Store::range).
@@ -60,7 +121,12 @@ pub(super) fn range(
     to: TimestampMs,
     limit: usize,
 ) -> Result<Vec<SeriesRange>, StoreError> {
-    let mut found: Vec<Found> = paths.iter().map(|_| Found::default()).collect();
+    let mut search = Search {
+        found: paths.iter().map(|_| Found::default()).collect(),
+        from: from.0,
+        to: to.0,
+        limit,
+    };
     let mut streams: BTreeMap<u32, Wanted> = BTreeMap::new();
     let mut same = Vec::new(); // a path that was asked for twice
     let committed;
@@ -76,25 +142,21 @@ pub(super) fn range(
                 continue;
             };
             let stream = &device.streams[place as usize];
-            if let Some(&first) = streams.entry(stream.number).or_default().get(&series) {
+            let wanted = streams.entry(stream.number).or_default();
+            if let Some(&first) = wanted.get(&series) {
                 same.push((i, first));
                 continue;
             }
-            streams.entry(stream.number).or_default().insert(series, i);
+            wanted.insert(series, i);
             let rows = stream.sealing.as_deref().into_iter().chain([&stream.rows]);
             for (order, rows) in rows.enumerate() {
                 let order = u64::from(committed) + 1 + order as u64;
-                let found = &mut found[i];
-                let mut fits = true;
-                rows.read(series, from, to, &mut |ts, value| {
-                    found.samples.push((ts, order, value));
-                    fits = found.fits(limit);
-                    fits
+                let found = &mut search.found[i];
+                rows.read(series, from, to, &mut |ts, values, range| {
+                    found.append(order, ts, values, range);
                 });
-                if !fits {
-                    return Err(StoreError::TooManySamples { limit });
-                }
             }
+            search.check()?;
         }
         let last = TimestampMs(to.0.saturating_sub(1)).max(from);
         hours = state
@@ -105,34 +167,28 @@ pub(super) fn range(
     }
     for (&stream, wanted) in &streams {
         for &hour in &hours {
-            read_hour(
-                shared,
-                hour,
-                stream,
-                committed,
-                wanted,
-                (from, to),
-                &mut found,
-            )?;
-            check(&mut found, limit)?;
+            read_hour(shared, hour, stream, committed, wanted, &mut search)?;
+            search.check()?;
         }
     }
-    for (i, first) in same {
-        found[i].samples = found[first].samples.clone();
-    }
+    let mut found = search.found;
     found.iter_mut().for_each(Found::settle);
-    if found.iter().map(|f| f.samples.len()).sum::<usize>() > limit {
+    let mut series: Vec<SeriesRange> = paths
+        .iter()
+        .zip(found)
+        .map(|(path, found)| SeriesRange {
+            path: path.clone(),
+            ts: found.ts,
+            values: found.values,
+        })
+        .collect();
+    for (i, first) in same {
+        (series[i].ts, series[i].values) = (series[first].ts.clone(), series[first].values.clone());
+    }
+    if series.iter().map(SeriesRange::len).sum::<usize>() > limit {
         return Err(StoreError::TooManySamples { limit });
     }
-    let series = paths.iter().zip(found).map(|(path, found)| SeriesRange {
-        path: path.clone(),
-        samples: found
-            .samples
-            .into_iter()
-            .map(|(ts, _, value)| (ts, value))
-            .collect(),
-    });
-    Ok(series.collect())
+    Ok(series)
 }
 
 fn read_hour(
@@ -141,10 +197,10 @@ fn read_hour(
     stream: u32,
     committed: u32,
     wanted: &Wanted,
-    (from, to): (TimestampMs, TimestampMs),
-    found: &mut [Found],
+    search: &mut Search,
 ) -> Result<(), StoreError> {
     let mut failed = Ok(());
+    let (from, to) = (search.from, search.to);
     let first = block::key(hour, stream, 0, 0, 0);
     let last = block::key(hour, stream, u32::MAX, u32::MAX, u32::MAX);
     shared
@@ -155,9 +211,9 @@ fn read_hour(
                 return ControlFlow::Continue(()); // a seal at work: its samples are still in memory
             }
             match Block::decode(key, value, &|series| wanted.contains_key(&series)) {
-                Ok(block) => block.visit(&mut |series, ts, value| {
-                    if let Some(&i) = wanted.get(&series).filter(|_| ts >= from && ts < to) {
-                        found[i].samples.push((ts, generation.into(), value));
+                Ok(block) => block.columns(&mut |series, ts, values| {
+                    if let Some(&i) = wanted.get(&series) {
+                        search.found[i].append_within(generation.into(), ts, values, from, to);
                     }
                 }),
                 Err(error) => failed = Err(error),
@@ -169,16 +225,4 @@ fn read_hour(
             }
         })?;
     failed
-}
-
-/// Ends a read that has found too much before it takes more memory.
-fn check(found: &mut [Found], limit: usize) -> Result<(), StoreError> {
-    let count = |found: &[Found]| found.iter().map(|f| f.samples.len()).sum::<usize>();
-    if count(found) > limit {
-        found.iter_mut().for_each(Found::settle);
-        if count(found) > limit {
-            return Err(StoreError::TooManySamples { limit });
-        }
-    }
-    Ok(())
 }

@@ -134,13 +134,10 @@ fn contents(store: &Engine) -> Contents {
             .range(id, &paths, TimestampMs(0), TimestampMs(i64::MAX), 100_000)
             .unwrap();
         for (series, range) in series.iter().zip(ranges) {
-            let (ts, value) = range.samples.last().unwrap();
+            let (ts, value) = range.iter().next_back().unwrap();
             assert!(value.same_bits(&series.last_value), "{}", series.path);
-            assert_eq!((*ts, range.samples[0].0), (series.last_ts, series.first_ts));
-            let samples = range
-                .samples
-                .iter()
-                .map(|(ts, value)| (ts.0, value.to_string()));
+            assert_eq!((ts.0, range.ts[0]), (series.last_ts.0, series.first_ts.0));
+            let samples = range.iter().map(|(ts, value)| (ts.0, value.to_string()));
             found.insert((id.to_owned(), series.path.to_string()), samples.collect());
         }
     }
@@ -309,7 +306,7 @@ fn what_was_committed_stays_readable_while_it_is_sealed() {
                 let range = store
                     .range("d", &path, TimestampMs(0), TimestampMs(i64::MAX), 100_000)
                     .unwrap();
-                let count = range[0].samples.len();
+                let count = range[0].len();
                 assert!(count >= least, "{count} of {least} committed samples");
                 reads += 1;
             }

@@ -197,13 +197,13 @@ impl Store for MemoryStore {
         let range = |path: &MetricPath| {
             let samples = content.samples.get(&(device.to_owned(), path.to_string()));
             let inside = samples.into_iter().flat_map(|s| s.range(from.0..to.0));
-            SeriesRange {
-                path: path.clone(),
-                samples: inside.map(|(t, v)| (TimestampMs(*t), v.clone())).collect(),
-            }
+            SeriesRange::new(
+                path.clone(),
+                inside.map(|(t, v)| (TimestampMs(*t), v.clone())),
+            )
         };
         let ranges: Vec<_> = paths.iter().map(range).collect();
-        if ranges.iter().map(|r| r.samples.len()).sum::<usize>() > limit {
+        if ranges.iter().map(|r| r.len()).sum::<usize>() > limit {
             return Err(StoreError::TooManySamples { limit });
         }
         Ok(ranges)
