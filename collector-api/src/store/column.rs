@@ -32,7 +32,7 @@ const TEXT: u8 = 5;
 const MIXED: u8 = 6;
 
 /// Most digits behind the point that are tried; utilizations and loads have up to 4, sums of such a few more.
-const MAX_DIGITS: u8 = 12;
+pub(super) const MAX_DIGITS: u8 = 12;
 /// Integers below are exact in an f64.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
@@ -266,28 +266,30 @@ fn get_xor(from: &mut Cursor<'_>, n: usize) -> Result<Vec<f64>, Malformed> {
 }
 
 /// The column as integers and the digits behind their point, if that gives back each bit.
-fn as_decimals(values: &[f64]) -> Option<(u8, Vec<i64>)> {
-    let exact = |x: f64, scale: f64| {
-        let scaled = (x * scale).round();
-        // As the reader will compute it, and the bits decide: -0.0 comes back as 0.0, so it is none.
-        let m = scaled as i64;
-        (scaled.abs() < EXACT && (m as f64 / scale).to_bits() == x.to_bits()).then_some(m)
-    };
+pub(super) fn as_decimals(values: &[f64]) -> Option<(u8, Vec<i64>)> {
     let mut digits = 0;
     for &x in values {
-        while exact(x, scale(digits)?).is_none() {
+        while exact_at(x, scale(digits)?).is_none() {
             digits += 1;
         }
     }
     let scale = scale(digits)?;
     let series = values
         .iter()
-        .map(|&x| exact(x, scale))
+        .map(|&x| exact_at(x, scale))
         .collect::<Option<_>>()?;
     Some((digits, series))
 }
 
-fn scale(digits: u8) -> Option<f64> {
+/// The float as an integer of 1/`scale`, if that gives back each bit.
+pub(super) fn exact_at(x: f64, scale: f64) -> Option<i64> {
+    let scaled = (x * scale).round();
+    // As the reader will compute it, and the bits decide: -0.0 comes back as 0.0, so it is none.
+    let m = scaled as i64;
+    (scaled.abs() < EXACT && (m as f64 / scale).to_bits() == x.to_bits()).then_some(m)
+}
+
+pub(super) fn scale(digits: u8) -> Option<f64> {
     (digits <= MAX_DIGITS).then(|| 10f64.powi(digits.into()))
 }
 

@@ -170,6 +170,28 @@ pub enum StoreError {
     /// A block whose bytes do not hold what its checksum says.
     #[error("block {key}: {detail}")]
     DamagedBlock { key: String, detail: String },
+    /// A file of the archive could not be read or written.
+    #[error("archive {path}: {detail}")]
+    Archive {
+        path: std::path::PathBuf,
+        detail: String,
+    },
+    /// A file of the archive whose bytes do not hold what their checksum says.
+    #[error("archive {path}, offset {offset}: {detail}")]
+    DamagedArchive {
+        path: std::path::PathBuf,
+        offset: u64,
+        detail: String,
+    },
+    /// A file of the archive that a newer release wrote.
+    #[error(
+        "archive {path}, offset {offset}: version {version}, which this release does not know; run the release that wrote it"
+    )]
+    UnknownArchive {
+        path: std::path::PathBuf,
+        offset: u64,
+        version: u8,
+    },
     /// The answer would pass the given limit.
     #[error("the range holds more than {limit} samples")]
     TooManySamples { limit: usize },

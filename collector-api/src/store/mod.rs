@@ -9,6 +9,11 @@
 
 pub mod engine;
 
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the lifecycle of days will use it")
+)]
+mod archive;
 mod blob;
 mod block;
 mod catalogue;
