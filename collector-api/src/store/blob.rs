@@ -56,6 +56,11 @@ impl Kind {
         Self::Latest,
         Self::Intent,
     ];
+
+    /// The kind with this number.
+    pub(super) fn of(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
 }
 
 /// Which record.
@@ -76,7 +81,7 @@ fn key(id: Id, generation: u32, piece: u16) -> [u8; KEY_BYTES] {
 
 fn parse_key(key: &[u8]) -> Option<(Id, u32, u16)> {
     let key: &[u8; KEY_BYTES] = key.try_into().ok()?;
-    let kind = *Kind::ALL.get(usize::from(key[0]))?;
+    let kind = Kind::of(key[0])?;
     let number = u32::from_be_bytes([key[1], key[2], key[3], key[4]]);
     let generation = u32::from_be_bytes([key[5], key[6], key[7], key[8]]);
     Some((

@@ -91,6 +91,11 @@ pub(super) fn generation_of(key: &[u8]) -> Option<u32> {
     (key.len() == KEY_BYTES).then(|| u32::from_be_bytes([key[12], key[13], key[14], key[15]]))
 }
 
+/// The stream of the block with this key; `None` if it is no key of ours.
+pub(super) fn stream_of(key: &[u8]) -> Option<u32> {
+    (key.len() == KEY_BYTES).then(|| u32::from_be_bytes([key[4], key[5], key[6], key[7]]))
+}
+
 /// Cuts a table into blocks and hands each over with its key. Deterministic: the same table gives the same blocks.
 pub(super) fn encode(
     table: &Table,

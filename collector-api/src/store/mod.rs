@@ -5,19 +5,20 @@
 //! 1. [`engine`]'s `commit` → `local`: repeats are dropped (`dedupe`), the rest is written to the journal (`record`) and fsynced: durable.
 //! 2. `catalogue` and `head`: devices, series and recent samples, in memory: visible. A restart rebuilds them from the journal.
 //! 3. `seal`: now and then the head becomes blocks (`column`, `block`) in the database (`kv`, over sled), and the journal is trimmed.
-//! 4. `range` reads head and blocks together; `retention` drops old hours; `dead_letters` keeps what was refused.
+//! 4. `compact`: closed days become files (`days`, `merge`, `archive`), which get coarser and go as they age (`retention`).
+//! 5. `range` reads files, blocks and heads together; `dead_letters` keeps what was refused.
 
 pub mod engine;
 
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the lifecycle of days will use it")
-)]
 mod archive;
 mod blob;
 mod block;
 mod catalogue;
 mod column;
+mod compact;
+#[cfg(test)]
+mod compact_tests;
+mod days;
 mod dead_letters;
 mod dedupe;
 #[cfg(test)]
@@ -26,6 +27,8 @@ mod groups;
 mod head;
 mod kv;
 mod local;
+mod merge;
+mod names;
 mod open;
 mod persist;
 mod range;
@@ -39,3 +42,4 @@ mod varint;
 
 pub use column::Cells;
 pub use local::{Engine, Options};
+pub use retention::{Keep, Pattern};

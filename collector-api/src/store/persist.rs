@@ -16,7 +16,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use devmon_core::wire::about::Presence;
+use devmon_core::wire::about::{About, Presence};
 use devmon_core::wire::{DeviceId, TimestampMs};
 
 use super::blob::{Id, Kind};
@@ -84,6 +84,13 @@ fn put_device(out: &mut Vec<u8>, id: &DeviceId, device: &Device) {
         Some(Presence::Offline) => 2,
     });
     device.seen.encode(out);
+}
+
+/// A text that serde has read it can write; if not, the journal's next one tries again.
+pub(super) fn about(about: &About) -> Vec<u8> {
+    let mut out = vec![VERSION];
+    out.extend(serde_json::to_vec(about).unwrap_or_default());
+    out
 }
 
 pub(super) fn stream(device: u32, stream: &Stream) -> Vec<u8> {

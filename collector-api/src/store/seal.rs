@@ -20,20 +20,18 @@ use devmon_core::journal::Position;
 use devmon_core::wire::{DeviceId, TimestampMs};
 
 use super::blob::{self, Id, Kind};
+use super::block;
 use super::engine::StoreError;
 use super::groups::Groups;
 use super::head::Rows;
-use super::kv::Table;
+use super::kv::{self, Table};
 use super::local::{Shared, Watermark, lock};
 use super::persist::{self, Hour};
-use super::{block, retention};
 
 /// How often the thread looks at the age of the heads.
 const TICK: Duration = Duration::from_secs(1);
 /// How long after an error sealing is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
-/// How often old hours are looked for.
-const RETENTION_EVERY: Duration = Duration::from_secs(600);
 const INTENT: Id = Id {
     kind: Kind::Intent,
     number: 0,
@@ -76,6 +74,9 @@ impl Signal {
         let mine = wishes.wanted;
         self.changed.notify_all();
         while wishes.done < mine {
+            if wishes.stop {
+                return Err("the store is being closed".into()); // the thread may have ended
+            }
             wishes = self
                 .changed
                 .wait(wishes)
@@ -127,6 +128,7 @@ struct Cut {
 /// What the steps wrote, to be made true in memory.
 #[derive(Default)]
 struct Written {
+    /// What it adds to each hour.
     hours: BTreeMap<u32, Hour>,
     records: Vec<Id>,
     /// Number of the stream, and how many of its series have their paths in the database.
@@ -152,7 +154,6 @@ impl Sealer {
 
     /// Runs until the signal says stop.
     pub(super) fn run(mut self) {
-        let mut next_retention = Instant::now();
         let mut not_before = Instant::now();
         loop {
             let (requested, wanted) = {
@@ -181,12 +182,6 @@ impl Sealer {
                 wishes.requested = false;
                 wishes.seals += 1;
                 self.finish(&mut wishes, problem);
-            }
-            if Instant::now() >= next_retention {
-                next_retention = Instant::now() + RETENTION_EVERY;
-                if let Err(error) = retention::run(&self.shared, TimestampMs::now()) {
-                    tracing::warn!(%error, "old samples can not be removed now");
-                }
             }
         }
     }
@@ -294,10 +289,9 @@ impl Sealer {
     /// Steps 2 to 4.
     fn write(&self, cut: &Cut, retry: bool) -> Result<Written, StoreError> {
         let kv = &*self.shared.kv;
-        let mut written = Written {
-            hours: self.shared.read().hours.clone(),
-            ..Written::default()
-        };
+        let openings = kv.openings();
+        let barrier = || kv::barrier_since(kv, openings);
+        let mut written = Written::default();
 
         let heads = cut.heads.iter();
         let hours: BTreeSet<u32> = heads.flat_map(|(_, rows)| rows.hours()).collect();
@@ -310,7 +304,7 @@ impl Sealer {
             cut.generation,
             &persist::intent(hours.into_iter()),
         )?;
-        kv.barrier()?;
+        barrier()?;
 
         // One stream after the other: the second copy that sorting takes is of one stream only.
         for (stream, rows) in &cut.heads {
@@ -342,16 +336,21 @@ impl Sealer {
             let record = groups.record(&self.shared.read().catalogue, id);
             put(id.kind, id.number, &record)?;
         }
-        let checkpoint = persist::checkpoint(&self.shared.read().catalogue, &written.hours);
+        let checkpoint = {
+            let state = self.shared.read();
+            let mut hours = state.hours.clone();
+            add(&mut hours, &written.hours);
+            persist::checkpoint(&state.catalogue, &hours)
+        };
         put(Kind::Checkpoint, 0, &checkpoint)?;
-        kv.barrier()?;
+        barrier()?;
 
         let watermark = Watermark {
             generation: cut.generation,
             replay_from: cut.upto,
         };
         kv.put(Table::Meta, Watermark::KEY, &watermark.encode())?;
-        kv.barrier()?;
+        barrier()?;
         Ok(written)
     }
 
@@ -364,9 +363,7 @@ impl Sealer {
         let number = device.number;
         let mut records = Vec::new();
         if let Some(about) = device.about.as_ref().filter(|_| about) {
-            // A text that serde has read it can write; if not, the journal's next one tries again.
-            let mut record = vec![1];
-            record.extend(serde_json::to_vec(&**about).unwrap_or_default());
+            let record = persist::about(about);
             records.push((
                 Id {
                     kind: Kind::About,
@@ -395,7 +392,7 @@ impl Sealer {
         {
             let mut state = self.shared.write();
             state.generation = cut.generation;
-            state.hours = written.hours;
+            add(&mut state.hours, &written.hours);
             state.sealing_samples = 0;
             for id in &cut.devices {
                 let Some(device) = state.catalogue.devices.get_mut(id) else {
@@ -430,5 +427,14 @@ impl Sealer {
                 return;
             }
         }
+    }
+}
+
+/// Adds what a seal wrote to the figures of the hours.
+fn add(hours: &mut BTreeMap<u32, Hour>, written: &BTreeMap<u32, Hour>) {
+    for (hour, added) in written {
+        let figures = hours.entry(*hour).or_default();
+        figures.blocks += added.blocks;
+        figures.bytes += added.bytes;
     }
 }

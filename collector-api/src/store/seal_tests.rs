@@ -14,7 +14,7 @@ use super::engine::{Accepted, Committed, Content, Store, StoreError};
 use super::kv::{Each, Kv, Table};
 use super::{Engine, Options};
 
-const BASE_MS: i64 = 1_795_450_000_000;
+pub(super) const BASE_MS: i64 = 1_795_450_000_000;
 
 /// Calls `before` ahead of each operation that changes the database.
 struct Watched {
@@ -44,11 +44,15 @@ impl Kv for Watched {
     fn size_bytes(&self) -> u64 {
         self.kv.size_bytes()
     }
+    fn openings(&self) -> u64 {
+        self.kv.openings()
+    }
 }
 
 pub(super) fn options() -> Options {
     Options {
         retention: Duration::from_secs(100 * 365 * 86_400),
+        archive_after: Duration::from_secs(1000 * 365 * 86_400), // not by itself
         ..Options::default()
     }
 }
@@ -96,7 +100,7 @@ fn status(device: &str, presence: Presence) -> Accepted {
 }
 
 /// Before the first seal, and between it and the second: late samples, corrections, new series, a new device, several hours.
-fn batches() -> (Vec<Accepted>, Vec<Accepted>) {
+pub(super) fn batches() -> (Vec<Accepted>, Vec<Accepted>) {
     let first = (0..20).map(|n: i64| {
         metrics(
             "a",
@@ -122,9 +126,9 @@ fn batches() -> (Vec<Accepted>, Vec<Accepted>) {
     (first.collect(), second.collect())
 }
 
-type Contents = BTreeMap<(String, String), Vec<(i64, String)>>;
+pub(super) type Contents = BTreeMap<(String, String), Vec<(i64, String)>>;
 
-fn contents(store: &Engine) -> Contents {
+pub(super) fn contents(store: &Engine) -> Contents {
     let mut found = Contents::new();
     for device in store.devices(None, 100, &|_| true) {
         let id = device.id.as_str();
@@ -145,7 +149,7 @@ fn contents(store: &Engine) -> Contents {
 }
 
 /// What a store that never sealed holds.
-fn expected() -> Contents {
+pub(super) fn expected() -> Contents {
     let dir = tempfile::tempdir().unwrap();
     let store = Engine::open(dir.path(), options()).unwrap();
     let (first, second) = batches();
@@ -154,7 +158,7 @@ fn expected() -> Contents {
     contents(&store)
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
