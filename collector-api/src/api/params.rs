@@ -115,16 +115,10 @@ impl Params {
         &self,
         name: &str,
         all: &[T],
-        word: fn(T) -> &'static str,
+        as_str: fn(T) -> &'static str,
     ) -> Result<Option<T>, Problem> {
-        let Some(text) = self.get(name) else {
-            return Ok(None);
-        };
-        let found = all.iter().copied().find(|t| word(*t) == text);
-        found.map(Some).ok_or_else(|| {
-            let words: Vec<_> = all.iter().map(|t| word(*t)).collect();
-            Problem::parameter(name, format!("{text:?} is none of {}", words.join(", ")))
-        })
+        let parse = |text| word(name, text, all, as_str);
+        self.get(name).map(parse).transpose()
     }
 
     /// The status asked for.
@@ -175,12 +169,14 @@ impl Params {
                 format!("{from} lies after to, which is {to}"),
             ));
         }
+        let (resolution, aggregates) = self.resolution()?;
         let mut query = SeriesQuery {
             device: device.to_string(),
             paths,
             from,
             to,
-            resolution: self.resolution()?,
+            resolution,
+            aggregates,
             limit: self.limit(ROWS_LIMIT)?,
             start: None,
         };
@@ -194,10 +190,7 @@ impl Params {
             }) => {
                 query.resolution = match (query.resolution, step_ms) {
                     (Resolution::Raw, None) => Resolution::Raw,
-                    (
-                        Resolution::Step(_, aggregate) | Resolution::Points(_, aggregate),
-                        Some(ms),
-                    ) => Resolution::Step(ms, aggregate),
+                    (Resolution::Step(_) | Resolution::Points(_), Some(ms)) => Resolution::Step(ms),
                     _ => {
                         return Err(Problem::parameter(
                             "cursor",
@@ -212,26 +205,57 @@ impl Params {
         Ok(query)
     }
 
-    fn resolution(&self) -> Result<Resolution, Problem> {
-        let aggregate = self.one_of("agg", &Aggregate::ALL, Aggregate::as_str)?;
-        let or_average = aggregate.unwrap_or(Aggregate::Avg);
-        match (self.get("step"), self.get("points")) {
-            (Some(_), Some(_)) => Err(Problem::parameter(
-                "points",
-                "does not go with step; give one of them",
-            )),
-            (Some(text), None) => Ok(Resolution::Step(step(text)?, or_average)),
-            (None, Some(text)) => Ok(Resolution::Points(
-                whole("points", text, &POINTS)?,
-                or_average,
-            )),
-            (None, None) if aggregate.is_some() => Err(Problem::parameter(
-                "agg",
-                "needs step or points: raw samples are not aggregated",
-            )),
-            (None, None) => Ok(Resolution::Raw),
-        }
+    fn resolution(&self) -> Result<(Resolution, Vec<Aggregate>), Problem> {
+        let named = self.aggregates()?;
+        let resolution = match (self.get("step"), self.get("points")) {
+            (Some(_), Some(_)) => {
+                return Err(Problem::parameter(
+                    "points",
+                    "does not go with step; give one of them",
+                ));
+            }
+            (Some(text), None) => Resolution::Step(step(text)?),
+            (None, Some(text)) => Resolution::Points(whole("points", text, &POINTS)?),
+            (None, None) if named.is_some() => {
+                return Err(Problem::parameter(
+                    "agg",
+                    "needs step or points: raw samples are not aggregated",
+                ));
+            }
+            (None, None) => return Ok((Resolution::Raw, Vec::new())),
+        };
+        Ok((resolution, named.unwrap_or_else(|| vec![Aggregate::Avg])))
     }
+
+    /// The aggregates asked for, separated by commas.
+    fn aggregates(&self) -> Result<Option<Vec<Aggregate>>, Problem> {
+        let Some(text) = self.get("agg") else {
+            return Ok(None);
+        };
+        let mut aggregates = Vec::new();
+        for name in text.split(',') {
+            let found = word("agg", name, &Aggregate::ALL, Aggregate::as_str)?;
+            if aggregates.contains(&found) {
+                return Err(Problem::parameter("agg", format!("{name} stands twice")));
+            }
+            aggregates.push(found);
+        }
+        Ok(Some(aggregates))
+    }
+}
+
+/// One of a closed list of words.
+fn word<T: Copy>(
+    name: &str,
+    text: &str,
+    all: &[T],
+    as_str: fn(T) -> &'static str,
+) -> Result<T, Problem> {
+    let found = all.iter().copied().find(|t| as_str(*t) == text);
+    found.ok_or_else(|| {
+        let words: Vec<_> = all.iter().map(|t| as_str(*t)).collect();
+        Problem::parameter(name, format!("{text:?} is none of {}", words.join(", ")))
+    })
 }
 
 /// A cursor that is none, or of another list.

@@ -5,20 +5,23 @@
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
-use devmon_core::Value;
 use devmon_core::tree::MetricTree;
 use devmon_core::wire::TimestampMs;
 use devmon_core::wire::about::{AgentFacts, HostFacts, SourceState};
 use devmon_core::wire::json::{TreeJson, ValueJson};
+use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};
 use warp::http::header::{CACHE_CONTROL, CONTENT_TYPE, LINK, X_CONTENT_TYPE_OPTIONS};
 use warp::http::{HeaderValue, StatusCode};
 use warp::hyper::body::Bytes;
 
 use crate::intake::IntakeStatus;
+use crate::query::aggregate::Aggregate;
+use crate::query::column::Column;
 use crate::query::descriptors::Described;
 use crate::query::devices::{DeviceDetail, DeviceView};
 use crate::query::range::{SeriesAnswer, SeriesQuery};
+use crate::store::Cells;
 use crate::store::engine::{DeadLetter, SeriesRecord, StoreStatus};
 
 /// Bytes of a dead letter's payload that a list shows.
@@ -257,21 +260,20 @@ pub struct Series<'a> {
     from: TimestampMs,
     to: TimestampMs,
     step_ms: Option<i64>,
-    /// Where the samples came from; there is one tier so far.
     tier: &'static str,
-    t: &'a [TimestampMs],
-    series: Vec<Column<'a>>,
+    t: &'a [i64],
+    series: Vec<SeriesColumn<'a>>,
     next_cursor: Option<&'a str>,
 }
 
 #[derive(Serialize)]
-struct Column<'a> {
+struct SeriesColumn<'a> {
     path: &'a str,
     unit: Option<&'a str>,
     kind: Option<&'static str>,
     agg: Option<&'static str>,
-    #[serde(serialize_with = "values")]
-    v: &'a [Option<Value>],
+    #[serde(serialize_with = "column")]
+    v: &'a Column,
 }
 
 impl<'a> Series<'a> {
@@ -281,22 +283,32 @@ impl<'a> Series<'a> {
         described: &'a Described,
         next_cursor: Option<&'a str>,
     ) -> Self {
-        let columns = query.paths.iter().zip(&answer.columns).map(|(path, v)| {
+        // A raw answer has one column for each path, another one for each of its aggregates.
+        let aggregates: Vec<Option<Aggregate>> = match &query.aggregates[..] {
+            [] => vec![None],
+            aggregates => aggregates.iter().copied().map(Some).collect(),
+        };
+        let labels = query.paths.iter().flat_map(|path| {
             let descriptor = described.find(path);
-            Column {
+            aggregates
+                .iter()
+                .map(move |aggregate| (path, descriptor, aggregate))
+        });
+        let columns = labels
+            .zip(&answer.columns)
+            .map(|((path, descriptor, aggregate), v)| SeriesColumn {
                 path: path.as_str(),
                 unit: descriptor.map(|d| d.unit.as_str()),
                 kind: descriptor.map(|d| d.kind.as_str()),
-                agg: answer.aggregate.map(|a| a.as_str()),
+                agg: aggregate.map(Aggregate::as_str),
                 v,
-            }
-        });
+            });
         Self {
             device: &query.device,
             from: query.from,
             to: query.to,
             step_ms: answer.step_ms,
-            tier: "raw",
+            tier: answer.tier.as_str(),
             t: &answer.t,
             series: columns.collect(),
             next_cursor,
@@ -304,8 +316,21 @@ impl<'a> Series<'a> {
     }
 }
 
-fn values<S: Serializer>(values: &[Option<Value>], s: S) -> Result<S::Ok, S::Error> {
-    s.collect_seq(values.iter().map(|v| v.as_ref().map(ValueJson)))
+/// Straight from the typed values where there is no gap, which is nearly always.
+fn column<S: Serializer>(column: &&Column, s: S) -> Result<S::Ok, S::Error> {
+    match column.dense() {
+        Some(Cells::Float(v)) => s.collect_seq(v),
+        Some(Cells::Integer(v)) => s.collect_seq(v),
+        Some(Cells::Boolean(v)) => s.collect_seq(v),
+        Some(Cells::Mixed(v)) => s.collect_seq(v.iter().map(ValueJson)),
+        None => {
+            let mut rows = s.serialize_seq(Some(column.len()))?;
+            for value in column.iter() {
+                rows.serialize_element(&value.as_ref().map(ValueJson))?;
+            }
+            rows.end()
+        }
+    }
 }
 
 /// The collector's own figures.

@@ -1,4 +1,5 @@
-//! From samples to one value a bucket. The only place where rates are made.
+//! From samples, or rollups of them, to one value a bucket. The only place where rates are made; the sums and extremes under them are
+//! [`tally`](crate::store::tally)'s.
 //!
 //! - `avg`, `min`, `max`, `sum` skip texts and read booleans as 0 and 1; `count` and `last` take every type.
 //! - Integers stay integers, exactly, in `min`, `max`, `last`, and in `sum` as long as it fits 64 bits.
@@ -6,12 +7,16 @@
 //!   before is a reset and counts from zero. The bucket's rate is the sum of its increases over the time they took, per second. So the sample before a
 //!   range is needed for its first bucket, and a bucket shorter than the interval holds the mean rate since the sample before. Samples
 //!   further apart than [`max_pair_ms`] do not make a pair: nothing is known of the time between, and a bucket's value must not depend on where the asked range begins.
+//! - Rollups give what their samples would: exactly for integers; floats are added bucket by bucket, so the last digits of `sum`, `avg` and `rate` may
+//!   differ. `rate` differs where texts and numbers mix in one series (`tally` says how).
 //! - A bucket without a value is `None`: a gap, never 0. A result beyond the range of a float is a gap, too; JSON has no word for it.
 
-use std::cmp::Ordering;
-
 use devmon_core::Value;
-use devmon_core::wire::TimestampMs;
+
+use super::column::Column;
+use crate::store::Cells;
+use crate::store::rollup::Rollup;
+use crate::store::tally::{Tally, increase};
 
 /// Neighbouring samples further apart than this (or than the step, if that is longer) make no rate: one hour, four times the longest interval in common use.
 const PAIR_MS: i64 = 3_600_000;
@@ -61,174 +66,125 @@ impl Aggregate {
     }
 }
 
-/// One bucket being filled, in order of time.
-#[derive(Debug, Default)]
-struct Bucket {
-    count: u64,
-    floats: Option<f64>,
-    integers: Option<i128>,
-    /// The smallest, largest or last value.
-    kept: Option<Value>,
-    increase: f64,
-    increase_ms: i64,
-}
-
-/// Turns one series' samples, fed in order of time, into buckets.
+/// Turns one series' samples or rollups, fed in order of time, into buckets: a column for each aggregate.
 #[derive(Debug)]
 pub struct Buckets {
-    aggregate: Aggregate,
+    aggregates: Vec<Aggregate>,
     step_ms: i64,
     first_ms: i64,
-    /// Samples before this only serve as the one before the first.
+    /// What is before this only serves as the sample before the first.
     from_ms: i64,
-    bucket: Bucket,
-    values: Vec<Option<Value>>,
+    /// Number of the open bucket.
+    index: usize,
+    open: Tally,
+    /// The last number before the open bucket, and its time.
     before: Option<(i64, Value)>,
+    columns: Vec<Column>,
 }
 
 impl Buckets {
     /// For buckets from `first_ms` (a multiple of the step) on.
     #[must_use]
-    pub fn new(aggregate: Aggregate, step_ms: i64, first_ms: i64, from_ms: i64) -> Self {
+    pub fn new(aggregates: &[Aggregate], step_ms: i64, first_ms: i64, from_ms: i64) -> Self {
         Self {
-            aggregate,
+            aggregates: aggregates.to_vec(),
             step_ms,
             first_ms,
             from_ms,
-            bucket: Bucket::default(),
-            values: Vec::new(),
+            index: 0,
+            open: Tally::default(),
             before: None,
+            columns: vec![Column::default(); aggregates.len()],
         }
     }
 
-    /// Takes the next sample in order of time.
-    pub fn push(&mut self, ts: TimestampMs, value: Value) {
-        let inside = ts.0 >= self.from_ms;
-        if inside {
-            let index =
-                usize::try_from((ts.0 - self.first_ms).div_euclid(self.step_ms)).unwrap_or(0);
-            self.close_until(index);
+    /// Takes the next samples.
+    pub fn samples(&mut self, ts: &[i64], values: &Cells) {
+        let mut begin = ts.partition_point(|&t| t < self.from_ms);
+        if begin > 0 {
+            let mut outside = Tally::default();
+            outside.add(&ts[..begin], values, 0..begin);
+            self.keep_last(&outside);
         }
-        if self.aggregate == Aggregate::Rate {
-            self.pair(ts.0, value, inside);
-        } else if inside {
-            self.bucket.add(self.aggregate, value);
+        while let Some(&first) = ts.get(begin) {
+            let end_ms = self.turn_to(first);
+            let rest = &ts[begin..];
+            let end = begin + rest.iter().position(|&t| t >= end_ms).unwrap_or(rest.len());
+            self.open.add(&ts[begin..end], values, begin..end);
+            begin = end;
         }
     }
 
-    /// The values of `count` buckets.
+    /// Takes the next rollup, whose bucket is a part of one of these.
+    pub fn rollup(&mut self, rollup: &Rollup) {
+        if rollup.ts.0 >= self.from_ms {
+            self.turn_to(rollup.ts.0);
+            self.open.join(rollup);
+        } else {
+            let mut outside = Tally::default();
+            outside.join(rollup);
+            self.keep_last(&outside);
+        }
+    }
+
+    /// The columns, in the order of the aggregates, of `count` buckets.
     #[must_use]
-    pub fn finish(mut self, count: usize) -> Vec<Option<Value>> {
-        self.close_until(count);
-        self.values.truncate(count);
-        self.values
-    }
-
-    /// Ends the open bucket and leaves out empty ones until bucket `index` is the open one.
-    fn close_until(&mut self, index: usize) {
-        if self.values.len() < index {
-            let value = std::mem::take(&mut self.bucket).value(self.aggregate);
-            self.values.push(value);
-            self.values.resize(index, None);
+    pub fn finish(mut self, count: usize) -> Vec<Column> {
+        self.close();
+        for column in &mut self.columns {
+            column.pad(count);
+            column.truncate(count);
         }
+        self.columns
     }
 
-    fn pair(&mut self, ts_ms: i64, value: Value, inside: bool) {
-        let Some(value) = numeric(value) else {
+    /// Opens the bucket that a time falls into and returns where it ends.
+    fn turn_to(&mut self, ts_ms: i64) -> i64 {
+        let number = (ts_ms - self.first_ms).div_euclid(self.step_ms);
+        let index = usize::try_from(number).unwrap_or(0);
+        if index != self.index {
+            self.close();
+            self.index = index;
+        }
+        self.first_ms + (number + 1) * self.step_ms
+    }
+
+    fn close(&mut self) {
+        let bucket = std::mem::take(&mut self.open);
+        if bucket.count == 0 {
             return;
-        };
-        if let Some((before_ms, before)) = &self.before
-            && inside
-            && ts_ms - before_ms <= max_pair_ms(self.step_ms)
-        {
-            self.bucket.increase += increase(before, &value);
-            self.bucket.increase_ms += ts_ms - before_ms;
         }
-        self.before = Some((ts_ms, value));
+        for (aggregate, column) in self.aggregates.iter().zip(&mut self.columns) {
+            let value = match aggregate {
+                Aggregate::Avg => bucket.mean().map(Value::Float),
+                Aggregate::Min => bucket.min.clone(),
+                Aggregate::Max => bucket.max.clone(),
+                Aggregate::Sum => bucket.sum(),
+                Aggregate::Count => Some(Value::from(bucket.count)),
+                Aggregate::Last => bucket.last().cloned(),
+                Aggregate::Rate => rate(self.before.as_ref(), &bucket, self.step_ms),
+            };
+            column.pad(self.index);
+            column.push(value.filter(|v| !matches!(v, Value::Float(x) if !x.is_finite())));
+        }
+        self.keep_last(&bucket);
     }
-}
 
-impl Bucket {
-    fn add(&mut self, aggregate: Aggregate, value: Value) {
-        match aggregate {
-            Aggregate::Count => self.count += 1,
-            Aggregate::Last => self.kept = Some(value),
-            Aggregate::Min => self.keep_if(Ordering::Less, value),
-            Aggregate::Max => self.keep_if(Ordering::Greater, value),
-            Aggregate::Sum | Aggregate::Avg => match numeric(value) {
-                Some(Value::Float(x)) => {
-                    self.count += 1;
-                    self.floats = Some(self.floats.map_or(x, |sum| sum + x));
-                }
-                Some(Value::Integer(x)) => {
-                    self.count += 1;
-                    self.integers = Some(self.integers.unwrap_or(0) + i128::from(x)); // 2^63 such samples fit
-                }
-                _ => {}
-            },
-            Aggregate::Rate => {} // made of pairs
+    fn keep_last(&mut self, bucket: &Tally) {
+        if bucket.numbers > 0 {
+            self.before = bucket.last_number().cloned();
         }
     }
-
-    fn keep_if(&mut self, wanted: Ordering, value: Value) {
-        if let Some(value) = numeric(value)
-            && self
-                .kept
-                .as_ref()
-                .is_none_or(|kept| compare(&value, kept) == wanted)
-        {
-            self.kept = Some(value);
-        }
-    }
-
-    fn value(self, aggregate: Aggregate) -> Option<Value> {
-        let sum = || match (self.floats, self.integers) {
-            (None, None) => None,
-            (Some(x), None) => Some(x),
-            (floats, Some(n)) => Some(floats.map_or(n as f64, |x| x + n as f64)),
-        };
-        let value = match aggregate {
-            Aggregate::Count => (self.count > 0).then(|| Value::from(self.count)),
-            Aggregate::Min | Aggregate::Max | Aggregate::Last => self.kept,
-            Aggregate::Avg => sum().map(|sum| Value::Float(sum / self.count as f64)),
-            Aggregate::Sum => match (self.floats, self.integers.map(i64::try_from)) {
-                (None, Some(Ok(n))) => Some(Value::Integer(n)),
-                _ => sum().map(Value::Float),
-            },
-            Aggregate::Rate => (self.increase_ms > 0)
-                .then(|| Value::Float(self.increase / (self.increase_ms as f64 / 1000.0))),
-        };
-        value.filter(|v| !matches!(v, Value::Float(x) if !x.is_finite()))
-    }
 }
 
-/// The value for arithmetic: booleans are 0 and 1, texts are none.
-fn numeric(value: Value) -> Option<Value> {
-    match value {
-        Value::Boolean(x) => Some(Value::Integer(i64::from(x))),
-        Value::Text(_) => None,
-        number => Some(number),
+/// Increase per second within a bucket and from the number before it.
+fn rate(before: Option<&(i64, Value)>, bucket: &Tally, step_ms: i64) -> Option<Value> {
+    let (mut grown, mut ms) = (bucket.increase, bucket.increase_ms);
+    if let (Some((before_ms, before)), Some((ts_ms, value))) = (before, bucket.first_number())
+        && ts_ms - before_ms <= max_pair_ms(step_ms)
+    {
+        grown += increase(before, value);
+        ms += ts_ms - before_ms;
     }
-}
-
-fn float(value: &Value) -> f64 {
-    value.as_f64().unwrap_or_default() // only numbers come here
-}
-
-fn compare(a: &Value, b: &Value) -> Ordering {
-    match (a, b) {
-        (Value::Integer(a), Value::Integer(b)) => a.cmp(b),
-        (a, b) => float(a).total_cmp(&float(b)),
-    }
-}
-
-/// What a counter grew by, exactly for integers.
-fn increase(before: &Value, value: &Value) -> f64 {
-    if compare(value, before) == Ordering::Less {
-        return float(value);
-    }
-    match (before, value) {
-        (Value::Integer(a), Value::Integer(b)) => (i128::from(*b) - i128::from(*a)) as f64,
-        (a, b) => float(b) - float(a),
-    }
+    (ms > 0).then(|| Value::Float(grown / (ms as f64 / 1000.0)))
 }

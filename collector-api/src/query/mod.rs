@@ -7,10 +7,12 @@
 //! What is left to others: parsing what was asked and writing what is answered (`api`), keeping samples (`store`).
 
 pub mod aggregate;
+pub mod column;
 pub mod dead_letters;
 pub mod descriptors;
 pub mod devices;
 pub mod metrics;
+mod plan;
 pub mod range;
 pub mod step;
 

@@ -27,7 +27,16 @@ pub fn buckets(from_ms: i64, to_ms: i64, step_ms: i64) -> u64 {
 /// Start of the bucket that `t_ms` falls into.
 #[must_use]
 pub fn floor(t_ms: i64, step_ms: i64) -> i64 {
-    t_ms - t_ms.rem_euclid(step_ms)
+    t_ms.saturating_sub(t_ms.rem_euclid(step_ms))
+}
+
+/// The first multiple of the step that is not before `t_ms`.
+#[must_use]
+pub fn ceil(t_ms: i64, step_ms: i64) -> i64 {
+    match t_ms.rem_euclid(step_ms) {
+        0 => t_ms,
+        over => t_ms.saturating_add(step_ms - over),
+    }
 }
 
 /// The smallest readable step, not below `at_least_ms`, with which the range touches at most `points` (≥ 2) buckets.

@@ -147,6 +147,16 @@ impl Cells {
         }
     }
 
+    /// Leaves out what is behind the first `len` values.
+    pub fn truncate(&mut self, len: usize) {
+        match self {
+            Self::Float(v) => v.truncate(len),
+            Self::Integer(v) => v.truncate(len),
+            Self::Boolean(v) => v.truncate(len),
+            Self::Mixed(v) => v.truncate(len),
+        }
+    }
+
     fn mix(&mut self) -> &mut Vec<Value> {
         let mixed = (0..self.len()).map(|i| self.get(i)).collect();
         *self = Self::Mixed(mixed);

@@ -9,7 +9,8 @@ use devmon_core::MetricPath;
 use devmon_core::wire::TimestampMs;
 
 use super::engine::{Accepted, Store, StoreError};
-use super::seal_tests::{Contents, contents, copy, metrics, open_watched, options};
+use super::rollup::Tier;
+use super::seal_tests::{BASE_MS, Contents, contents, copy, metrics, open_watched, options};
 use super::{Engine, Options};
 
 const ALL: TimestampMs = TimestampMs(i64::MAX);
@@ -345,16 +346,12 @@ fn what_was_committed_stays_readable_while_days_are_made_files() {
 #[test]
 fn raw_samples_go_minutes_go_hours_go() {
     let dir = tempfile::tempdir().unwrap();
-    drop(compacted(dir.path()));
     let never = Duration::from_secs(100 * 365 * 86_400);
-    let old = |ts: i64| TimestampMs(TimestampMs::now().0 - 30 * 24 * HOUR + ts);
+    let month_ago = TimestampMs::now().0 - 30 * 24 * HOUR;
+    let old = |ts: i64| TimestampMs(month_ago + ts);
     let message = |seq: u64| {
-        let mut item = metrics("old", seq, &[(0, "s", format!("\"x\":{seq}"))]);
-        let super::engine::Content::Metrics { frames, .. } = &mut item.content else {
-            panic!("metrics");
-        };
-        frames[0].ts = Some(old(seq as i64 * 1000));
-        item
+        let ts = old(seq as i64 * 1000).0 - BASE_MS;
+        metrics("old", seq, &[(ts, "s", format!("\"x\":{seq}"))])
     };
     let all: Vec<Accepted> = (0..10).map(message).collect();
     let at = |retention: Duration, minute: Duration, hour: Duration| {
@@ -376,14 +373,41 @@ fn raw_samples_go_minutes_go_hours_go() {
             .unwrap()[0]
             .len()
     };
+    let rollups = |store: &Engine, tier| {
+        let path = [
+            "/s/x".parse().unwrap(),
+            "/s/none".parse().unwrap(),
+            "/s/x".parse().unwrap(),
+        ];
+        let found = store
+            .rollups("old", &path, tier, TimestampMs(0), ALL, 1000)
+            .unwrap();
+        assert_eq!(found[0].rollups, found[2].rollups, "asked for twice");
+        assert_eq!(found[1].rollups, []);
+        found[0].rollups.clone()
+    };
+    let both = |store: &Engine| (rollups(store, Tier::Minute), rollups(store, Tier::Hour));
     let store = at(never, never, never);
     store.commit(&all).unwrap();
+    let whole = both(&store);
+    assert_eq!(whole.1.iter().map(|r| r.count).sum::<u64>(), 10);
     store.compact_before(TimestampMs::now()).unwrap();
     assert_eq!(count(&store), 10);
+    assert_eq!(both(&store), whole, "of a file with raw samples");
+    store.commit(&[message(99)]).unwrap();
+    let with_late = both(&store);
+    assert_eq!(with_late.1.iter().map(|r| r.count).sum::<u64>(), 11);
+    drop(store);
+    // The same, but the late one comes when the raw samples are gone.
+    std::fs::remove_dir_all(dir.path()).unwrap();
+    let store = at(never, never, never);
+    store.commit(&all).unwrap();
     drop(store);
 
     let store = at(day, never, never);
     assert_eq!(count(&store), 0, "raw samples are gone");
+    assert_eq!(both(&store), whole, "stored rollups");
+    assert!(store.kept_from(Tier::Raw) > old(0) && store.kept_from(Tier::Minute) < old(0));
     let status = store.status();
     assert!(
         status.oldest_day_1m.is_some() && status.oldest_day_1m < status.oldest_day.or(Some(ALL))
@@ -394,13 +418,17 @@ fn raw_samples_go_minutes_go_hours_go() {
         "but the series is there"
     );
     store.commit(&[message(99)]).unwrap();
+    assert_eq!(both(&store), with_late, "late in memory");
+    store.seal_now().unwrap();
+    assert_eq!(both(&store), with_late, "late in blocks");
     store.compact_before(TimestampMs::now()).unwrap();
-    assert_eq!(store.count_blocks(), store.status().blocks);
+    assert_eq!(both(&store), with_late, "late in the file");
     drop(store);
 
     let store = at(day, day, never);
     assert!(store.status().oldest_day_1h.is_some());
     assert_eq!(store.status().oldest_day_1m, None);
+    assert_eq!(both(&store), (Vec::new(), with_late.1));
     drop(store);
 
     let store = at(day, day, day);

@@ -18,6 +18,7 @@ use devmon_core::wire::{DeviceId, Frame, MessageId, Reason, TimestampMs};
 use devmon_core::{MetricPath, Value};
 
 use super::column::Cells;
+use super::rollup::{self, Rollup, Tier};
 
 /// One thing that arrived and was found good, on its way to disk.
 #[derive(Debug, Clone)]
@@ -135,6 +136,13 @@ impl SeriesRange {
     }
 }
 
+/// Rollups of one series in a range, by time, each bucket once.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SeriesRollups {
+    pub path: MetricPath,
+    pub rollups: Vec<Rollup>,
+}
+
 /// Figures of the store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StoreStatus {
@@ -206,6 +214,9 @@ pub enum StoreError {
     /// The answer would pass the given limit.
     #[error("the range holds more than {limit} samples")]
     TooManySamples { limit: usize },
+    /// This store has no such operation.
+    #[error("this store can not {0}")]
+    NotSupported(&'static str),
 }
 
 /// The store as intake and queries see it.
@@ -254,6 +265,44 @@ pub trait Store: Send + Sync + 'static {
         to: TimestampMs,
         limit: usize,
     ) -> Result<Vec<SeriesRange>, StoreError>;
+
+    /// The rollups of the paths whose bucket begins in `from ≤ t < to`, in the order of `paths`. Those of [`Tier::Raw`] are none.
+    ///
+    /// # Errors
+    /// [`StoreError::TooManySamples`] when there are more than `limit` all together; a damaged block, file or database.
+    fn rollups(
+        &self,
+        device: &str,
+        paths: &[MetricPath],
+        tier: Tier,
+        from: TimestampMs,
+        to: TimestampMs,
+        limit: usize,
+    ) -> Result<Vec<SeriesRollups>, StoreError> {
+        let Some(bucket_ms) = tier.bucket_ms() else {
+            let none = |path: &MetricPath| SeriesRollups {
+                path: path.clone(),
+                rollups: Vec::new(),
+            };
+            return Ok(paths.iter().map(none).collect());
+        };
+        rollup::from_raw(bucket_ms, (from, to), limit, &|from, to, limit| {
+            self.range(device, paths, from, to, limit)
+        })
+    }
+
+    /// Before this time the tier holds nothing, because its retention took it.
+    fn kept_from(&self, _: Tier) -> TimestampMs {
+        TimestampMs(i64::MIN)
+    }
+
+    /// Forgets a device and all that it sent; false if there is none. What it sends afterwards makes it anew.
+    ///
+    /// # Errors
+    /// [`StoreError`]: it may be gone in part; it may be tried again.
+    fn purge(&self, _device: &str) -> Result<bool, StoreError> {
+        Err(StoreError::NotSupported("forget a device"))
+    }
 
     /// Dead letters, newest first, those with an id below `before` first, at most `limit`.
     ///

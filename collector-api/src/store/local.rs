@@ -29,14 +29,15 @@ use super::compact::Compactor;
 use super::days::{self, Days};
 use super::dead_letters::DeadLetters;
 use super::engine::{
-    Accepted, Committed, Content, DeadLetter, DeviceRecord, SeriesRange, SeriesRecord, Store,
-    StoreError, StoreStatus,
+    Accepted, Committed, Content, DeadLetter, DeviceRecord, SeriesRange, SeriesRecord,
+    SeriesRollups, Store, StoreError, StoreStatus,
 };
 use super::kv::Kv;
 use super::persist::Hour;
 use super::retention::Keep;
+use super::rollup::Tier;
 use super::seal::Sealer;
-use super::{open, range, record};
+use super::{open, range, record, stored};
 
 /// Trimming works by whole segments, and one always stays.
 const JOURNAL_SEGMENT_BYTES: u64 = 32 << 20;
@@ -451,6 +452,30 @@ impl Store for Engine {
         limit: usize,
     ) -> Result<Vec<SeriesRange>, StoreError> {
         range::range(&self.shared, device, paths, from, to, limit)
+    }
+
+    fn rollups(
+        &self,
+        device: &str,
+        paths: &[MetricPath],
+        tier: Tier,
+        from: TimestampMs,
+        to: TimestampMs,
+        limit: usize,
+    ) -> Result<Vec<SeriesRollups>, StoreError> {
+        let question = stored::Question {
+            device,
+            paths,
+            tier,
+            bucket_ms: tier.bucket_ms().unwrap_or(i64::MAX),
+            limit,
+        };
+        let to = if tier == Tier::Raw { from } else { to };
+        stored::rollups(&self.shared, &question, from, to)
+    }
+
+    fn kept_from(&self, tier: Tier) -> TimestampMs {
+        stored::kept_from(&self.shared, tier)
     }
 
     fn dead_letters(

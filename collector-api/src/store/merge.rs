@@ -196,15 +196,18 @@ fn with_samples(
             *of_series = late;
             continue;
         }
-        for late in late {
-            match of_series.binary_search_by_key(&late.ts, |rollup| rollup.ts) {
-                Ok(at) => fold_in(&mut of_series[at], late),
-                Err(at) => of_series.insert(at, late),
-            }
-        }
+        late.into_iter().for_each(|late| add_late(of_series, late));
     }
     let rollups = stored.into_iter();
     rollups.filter(|(_, rollups)| !rollups.is_empty()).collect()
+}
+
+/// Adds the rollup of late samples to those of a series.
+pub(super) fn add_late(stored: &mut Vec<Rollup>, late: Rollup) {
+    match stored.binary_search_by_key(&late.ts, |rollup| rollup.ts) {
+        Ok(at) => fold_in(&mut stored[at], late),
+        Err(at) => stored.insert(at, late),
+    }
 }
 
 /// Adds late samples to the rollup of their bucket.
@@ -291,12 +294,7 @@ mod tests {
                 (of(0..cut), of(cut..ts.len()))
             };
             let mut got = stored;
-            for late in late {
-                match got.binary_search_by_key(&late.ts, |r| r.ts) {
-                    Ok(at) => fold_in(&mut got[at], late),
-                    Err(at) => got.insert(at, late),
-                }
-            }
+            late.into_iter().for_each(|late| add_late(&mut got, late));
             prop_assert_eq!(got, of(0..ts.len()));
         }
     }

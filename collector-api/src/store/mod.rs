@@ -6,7 +6,8 @@
 //! 2. `catalogue` and `head`: devices, series and recent samples, in memory: visible. A restart rebuilds them from the journal.
 //! 3. `seal`: now and then the head becomes blocks (`column`, `block`) in the database (`kv`, over sled), and the journal is trimmed.
 //! 4. `compact`: closed days become files (`days`, `merge`, `archive`), which get coarser and go as they age (`retention`).
-//! 5. `range` reads files, blocks and heads together; `dead_letters` keeps what was refused.
+//! 5. `range` reads files, blocks and heads together; [`rollup`] makes minutes and hours of them ([`tally`] is the arithmetic), `stored` takes those that files
+//!    have; `dead_letters` keeps what was refused.
 
 pub mod engine;
 
@@ -38,6 +39,8 @@ pub mod rollup;
 mod seal;
 #[cfg(test)]
 mod seal_tests;
+mod stored;
+pub mod tally;
 mod varint;
 
 pub use column::Cells;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use devmon_collector::query::aggregate::Aggregate;
 use devmon_collector::query::range::{Resolution, SeriesQuery, series};
+use devmon_collector::store::rollup::Tier;
 use devmon_core::Value;
 use devmon_core::wire::TimestampMs;
 use proptest::prelude::*;
@@ -104,7 +105,7 @@ fn ask(
     all: &[&BTreeMap<i64, Value>],
     from: i64,
     to: i64,
-    resolution: Resolution,
+    asked: (Resolution, &[Aggregate]),
     limit: usize,
 ) -> (Vec<i64>, Vec<Vec<Option<Value>>>) {
     let store = MemoryStore::default();
@@ -113,28 +114,43 @@ fn ask(
             store.put("d", &format!("/p/{i}"), *t, v.clone());
         }
     }
+    let (t, columns, _) = ask_store(&store, all.len(), (from, to), asked, limit);
+    (t, columns)
+}
+
+/// Follows the pages to the end: times, columns, tier.
+fn ask_store(
+    store: &MemoryStore,
+    paths: usize,
+    (from, to): (i64, i64),
+    (resolution, aggregates): (Resolution, &[Aggregate]),
+    limit: usize,
+) -> (Vec<i64>, Vec<Vec<Option<Value>>>, Tier) {
     let mut query = SeriesQuery {
         device: "d".into(),
-        paths: (0..all.len())
+        paths: (0..paths)
             .map(|i| format!("/p/{i}").parse().unwrap())
             .collect(),
         from: TimestampMs(from),
         to: TimestampMs(to),
         resolution,
+        aggregates: aggregates.to_vec(),
         limit,
         start: None,
     };
-    let (mut t, mut columns) = (Vec::new(), vec![Vec::new(); all.len()]);
+    let mut columns = vec![Vec::new(); paths * aggregates.len().max(1)];
+    let mut t = Vec::new();
     loop {
-        let page = series(&store, &query).unwrap();
+        let page = series(store, &query).unwrap();
         assert!(page.t.len() <= limit);
-        t.extend(page.t.iter().map(|t| t.0));
-        for (column, more) in columns.iter_mut().zip(page.columns) {
-            column.extend(more);
+        t.extend(&page.t);
+        for (column, more) in columns.iter_mut().zip(&page.columns) {
+            assert_eq!(more.len(), page.t.len());
+            column.extend(more.iter());
         }
         match page.next {
             Some(next) => query.start = Some(next),
-            None => return (t, columns),
+            None => return (t, columns, page.tier),
         }
     }
 }
@@ -150,7 +166,7 @@ proptest! {
     fn raw_pages_hold_every_sample_at_its_time(a in samples(), b in samples(), cut in any::<(u16, u16)>(), limit in 1_usize..40) {
         prop_assume!(!a.is_empty() && !b.is_empty());
         let (from, to) = bounds(&a, cut);
-        let (t, columns) = ask(&[&a, &b], from, to, Resolution::Raw, limit);
+        let (t, columns) = ask(&[&a, &b], from, to, (Resolution::Raw, &[]), limit);
         let union: std::collections::BTreeSet<i64> = a.range(from..to).chain(b.range(from..to)).map(|(t, _)| *t).collect();
         prop_assert_eq!(&t, &union.into_iter().collect::<Vec<_>>());
         for (column, all) in columns.iter().zip([&a, &b]) {
@@ -171,7 +187,7 @@ proptest! {
         let (from, to) = bounds(&all, cut);
         prop_assume!((to - from) / step < 20_000);
         let aggregate = Aggregate::ALL[which];
-        let (t, columns) = ask(&[&all], from, to, Resolution::Step(step, aggregate), limit);
+        let (t, columns) = ask(&[&all], from, to, (Resolution::Step(step), &[aggregate]), limit);
         let first = from - from.rem_euclid(step);
         let expected: Vec<i64> = (0..).map(|i| first + i * step).take_while(|t| *t < to).collect();
         prop_assert_eq!(&t, &if from < to { expected } else { Vec::new() });
@@ -180,6 +196,96 @@ proptest! {
             prop_assert!(close(value, &expected), "{:?} at {}: {:?} expected {:?}", aggregate, start, value, expected);
         }
     }
+}
+
+/// What retention has left is read at the tier that has it, and gives what the samples would have given.
+#[derive(Debug, Clone)]
+struct Kept {
+    all: BTreeMap<i64, Value>,
+    from: i64,
+    to: i64,
+    raw_from: i64,
+    minute_from: i64,
+}
+
+fn kept() -> impl Strategy<Value = Kept> {
+    let number = prop_oneof![
+        2 => (0_i64..1_000).prop_map(Value::Integer),
+        1 => (-1_000_000_i64..1_000_000).prop_map(|x| Value::Float(x as f64 / 4.0)),
+        1 => any::<bool>().prop_map(Value::Boolean),
+    ];
+    let apart = prop_oneof![8 => 1_i64..90_000, 1 => 1_i64..2 * HOUR];
+    let samples = proptest::collection::vec((apart, number), 1..80);
+    (samples, any::<(u16, u16)>(), 0_i64..8, 0_i64..4).prop_map(|(steps, cut, raw, minute)| {
+        let begin = 1_795_450_000_000;
+        let mut at = begin;
+        let place = |(apart, value)| {
+            at += apart;
+            (at, value)
+        };
+        let all: BTreeMap<i64, Value> = steps.into_iter().map(place).collect();
+        let (from, to) = bounds(&all, cut);
+        let hours = |n: i64| begin - begin.rem_euclid(HOUR) + n * HOUR;
+        Kept {
+            all,
+            from,
+            to,
+            raw_from: hours(raw),
+            minute_from: hours(minute.min(raw)),
+        }
+    })
+}
+
+proptest! {
+    #[test]
+    fn every_tier_gives_what_the_samples_would(
+        Kept { all, from, to, raw_from, minute_from } in kept(),
+        step in prop_oneof![Just(20_000_i64), Just(60_000), Just(300_000), Just(HOUR), Just(3 * HOUR)],
+        limit in 3_usize..1_000,
+    ) {
+        let store = MemoryStore::default();
+        all.iter().for_each(|(t, v)| store.put("d", "/p/0", *t, v.clone()));
+        store.keep(raw_from, minute_from);
+        let (t, columns, tier) = ask_store(&store, 1, (from, to), (Resolution::Step(step), &Aggregate::ALL), limit);
+        let (expected_tier, bucket, kept_from) = match step {
+            _ if step % HOUR == 0 => (Tier::Hour, HOUR, i64::MIN),
+            20_000 => (Tier::Raw, 1, raw_from),
+            _ if from < raw_from => (Tier::Minute, 60_000, minute_from),
+            _ => (Tier::Raw, 1, raw_from),
+        };
+        prop_assert_eq!(tier, expected_tier);
+        // Where a bucket of the tier is cut and the samples are gone, it counts whole.
+        let floor = |t: i64| t - t.rem_euclid(bucket);
+        let first = if from < raw_from { floor(from) } else { from };
+        let last = if floor(to) < raw_from { floor(to + bucket - 1) } else { to };
+        let visible: BTreeMap<i64, Value> = all.range(kept_from..).map(|(t, v)| (*t, v.clone())).collect();
+        for (aggregate, column) in Aggregate::ALL.into_iter().zip(&columns) {
+            for (start, value) in t.iter().zip(column) {
+                let expected = model(&visible, aggregate, step, first, last, *start);
+                prop_assert!(close(value, &expected), "{:?} at {}: {:?} expected {:?}", aggregate, start, value, expected);
+            }
+        }
+    }
+}
+
+#[test]
+fn points_take_a_step_for_which_there_is_a_tier() {
+    let store = MemoryStore::default();
+    let begin = 1_795_392_000_000; // a midnight
+    for i in 0..48 * 60 {
+        store.put("d", "/p/0", begin + i * 60_000, i);
+    }
+    let ask = |from_hour: i64, to_hour: i64| {
+        let range = (begin + from_hour * HOUR, begin + to_hour * HOUR);
+        let asked = (Resolution::Points(10_000), &[Aggregate::Count][..]);
+        let (t, columns, tier) = ask_store(&store, 1, range, asked, 10_000);
+        assert!(columns[0].iter().all(Option::is_some) || tier == Tier::Raw);
+        (t[1] - t[0], tier)
+    };
+    store.keep(begin + 24 * HOUR, begin + 12 * HOUR);
+    assert_eq!(ask(24, 48), (10_000, Tier::Raw));
+    assert_eq!(ask(12, 14), (60_000, Tier::Minute));
+    assert_eq!(ask(0, 14), (HOUR, Tier::Hour));
 }
 
 #[test]
@@ -198,7 +304,7 @@ fn a_reset_counts_from_zero_and_a_long_gap_makes_no_rate() {
             &[&all],
             from,
             to,
-            Resolution::Step(10_000, Aggregate::Rate),
+            (Resolution::Step(10_000), &[Aggregate::Rate]),
             10_000,
         )
         .1
@@ -222,7 +328,7 @@ fn a_reset_counts_from_zero_and_a_long_gap_makes_no_rate() {
             &[&exact],
             0,
             2_000,
-            Resolution::Step(1_000, Aggregate::Rate),
+            (Resolution::Step(1_000), &[Aggregate::Rate]),
             10
         )
         .1[0],

@@ -9,7 +9,9 @@ use std::time::Duration;
 use devmon_collector::api::Api;
 use devmon_collector::api::server::Server;
 use devmon_collector::intake::IntakeStatus;
+use devmon_collector::store::Cells;
 use devmon_collector::store::engine::*;
+use devmon_collector::store::rollup::{Fold, Tier};
 use devmon_core::descriptor::DescriptorText;
 use devmon_core::path::is_within;
 use devmon_core::wire::about::{About, AgentFacts, HostFacts, Presence, SourceAbout, SourceState};
@@ -26,6 +28,9 @@ struct Content {
     letters: Vec<DeadLetter>,
     problem: Option<String>,
     degraded: Option<String>,
+    /// Since when raw samples and rollups of a minute are kept.
+    raw_from: i64,
+    minute_from: i64,
 }
 
 /// A store that keeps the contract in the simplest way. Asking for device `panic` panics; reading samples of device `damaged` fails.
@@ -73,6 +78,12 @@ impl MemoryStore {
             detail: "key must be a string at line 1 column 2".into(),
             payload: payload.into(),
         });
+    }
+
+    /// Takes from the tiers what retention would.
+    pub(crate) fn keep(&self, raw_from: i64, minute_from: i64) {
+        let mut content = self.0.lock().unwrap();
+        (content.raw_from, content.minute_from) = (raw_from, minute_from);
     }
 
     pub(crate) fn set_degraded(&self, degraded: Option<&str>) {
@@ -196,7 +207,11 @@ impl Store for MemoryStore {
         let content = self.0.lock().unwrap();
         let range = |path: &MetricPath| {
             let samples = content.samples.get(&(device.to_owned(), path.to_string()));
-            let inside = samples.into_iter().flat_map(|s| s.range(from.0..to.0));
+            let from = from.0.max(content.raw_from);
+            let inside = samples
+                .into_iter()
+                .filter(|_| from < to.0)
+                .flat_map(|s| s.range(from..to.0));
             SeriesRange::new(
                 path.clone(),
                 inside.map(|(t, v)| (TimestampMs(*t), v.clone())),
@@ -207,6 +222,51 @@ impl Store for MemoryStore {
             return Err(StoreError::TooManySamples { limit });
         }
         Ok(ranges)
+    }
+
+    fn rollups(
+        &self,
+        device: &str,
+        paths: &[MetricPath],
+        tier: Tier,
+        from: TimestampMs,
+        to: TimestampMs,
+        limit: usize,
+    ) -> Result<Vec<SeriesRollups>, StoreError> {
+        let bucket = tier.bucket_ms().unwrap();
+        assert!(from.0 % bucket == 0 && to.0 % bucket == 0, "whole buckets");
+        let from = from.max(self.kept_from(tier));
+        let content = self.0.lock().unwrap();
+        let mut all = Vec::new();
+        for path in paths {
+            let samples = &content.samples[&(device.to_owned(), path.to_string())];
+            let (mut fold, mut rollups) = (Fold::new(bucket), Vec::new());
+            for (t, v) in samples.range(from.0..to.0.max(from.0)) {
+                fold.samples(&[*t], &Cells::of(v), 0..1, &mut |r| rollups.push(r));
+            }
+            fold.finish(&mut |r| rollups.push(r));
+            let path = path.clone();
+            all.push(SeriesRollups { path, rollups });
+        }
+        if all.iter().map(|r| r.rollups.len()).sum::<usize>() > limit {
+            return Err(StoreError::TooManySamples { limit });
+        }
+        Ok(all)
+    }
+
+    fn kept_from(&self, tier: Tier) -> TimestampMs {
+        let content = self.0.lock().unwrap();
+        TimestampMs(match tier {
+            Tier::Raw => content.raw_from,
+            Tier::Minute => content.minute_from,
+            Tier::Hour => 0,
+        })
+    }
+
+    fn purge(&self, device: &str) -> Result<bool, StoreError> {
+        let mut content = self.0.lock().unwrap();
+        content.samples.retain(|(d, _), _| d != device);
+        Ok(content.devices.remove(device).is_some())
     }
 
     fn dead_letters(
