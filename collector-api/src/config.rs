@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use crate::cli::RunArgs;
 use crate::intake::{BrokerSettings, IntakeSettings, Limits};
-use crate::store::Options;
+use crate::store::{Keep, Options};
 
 /// Name of the collector's own certificate files.
 pub const CERT_NAME: &str = "collector";
@@ -51,6 +51,12 @@ pub struct File {
     shard: Option<u32>,
     max_ahead: Option<DurationText>,
     retention: Option<DurationText>,
+    retention_1m: Option<DurationText>,
+    retention_1h: Option<DurationText>,
+    archive_after: Option<DurationText>,
+    archive_max_bytes: Option<u64>,
+    #[serde(default)]
+    keep: Vec<KeepRule>,
     dead_letters_max_bytes: Option<u64>,
     log_format: Option<String>,
     #[serde(default)]
@@ -76,6 +82,14 @@ impl StoreKeys {
         store.seal_journal_bytes = journal_bytes.max(64 << 10);
         store.seal_age = self.seal_age.map_or(store.seal_age, |age| age.0);
     }
+}
+
+/// Paths that are kept for a shorter time.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeepRule {
+    paths: String,
+    age: DurationText,
 }
 
 /// How logs are written.
@@ -283,6 +297,21 @@ impl Settings {
         file.store.apply(&mut store);
         if let Some(retention) = file.retention {
             store.retention = retention.0;
+        }
+        let tiers = [
+            (file.retention_1m, &mut store.retention_1m),
+            (file.retention_1h, &mut store.retention_1h),
+            (file.archive_after, &mut store.archive_after),
+        ];
+        for (said, option) in tiers {
+            *option = said.map_or(*option, |said| said.0);
+        }
+        store.archive_max_bytes = file.archive_max_bytes;
+        for rule in file.keep {
+            let paths = rule.paths.parse();
+            let paths = paths.map_err(|e| Invalid(format!("{}: keep: {e}", layers.file)))?;
+            let age = rule.age.0;
+            store.keep.push(Keep { paths, age });
         }
         if let Some(bytes) = file.dead_letters_max_bytes {
             store.dead_letters_bytes = bytes;

@@ -38,6 +38,7 @@ fn accepted(device: &str, received: i64, payload: String) -> Accepted {
 fn options() -> Options {
     Options {
         retention: Duration::from_secs(100 * 365 * 86_400),
+        archive_after: Duration::from_secs(1000 * 365 * 86_400), // not by itself
         ..Options::default()
     }
 }
@@ -53,6 +54,8 @@ enum Op {
     /// Sends the n-th last message again.
     Repeat(usize),
     Seal,
+    /// Makes all days files, late samples of those that are it included.
+    Compact,
     Reopen,
 }
 
@@ -74,7 +77,7 @@ fn value() -> impl Strategy<Value = Value> {
 }
 
 fn sent() -> impl Strategy<Value = Sent> {
-    // Slots of 20 minutes over 8 hours: in order, late, and twice.
+    // Slots of 20 minutes over 8 hours of one or two days: in order, late, and twice.
     let frame = (0i64..24, prop::collection::vec((0u8..4, value()), 1..4));
     let source = prop::sample::select(vec!["cpu", "disk", ""]);
     (0u8..2, source, prop::collection::vec(frame, 1..3)).prop_map(|(device, source, frames)| Sent {
@@ -89,6 +92,7 @@ fn op() -> impl Strategy<Value = Op> {
         6 => prop::collection::vec(sent(), 1..4).prop_map(Op::Commit),
         2 => (0usize..4).prop_map(Op::Repeat),
         2 => Just(Op::Seal),
+        2 => Just(Op::Compact),
         1 => Just(Op::Reopen),
     ]
 }
@@ -268,6 +272,7 @@ proptest! {
                     }
                 }
                 Op::Seal => store.seal_now().unwrap(),
+                Op::Compact => store.compact_before(ALL.1).unwrap(),
                 Op::Reopen => {
                     check(&store, &model);
                     drop(store);
@@ -283,6 +288,9 @@ proptest! {
         store.seal_now().unwrap();
         check(&store, &model);
         prop_assert_eq!(store.status().head_samples, 0);
+        store.compact_before(ALL.1).unwrap();
+        check(&store, &model);
+        prop_assert_eq!(store.status().blocks, 0);
     }
 }
 
@@ -407,7 +415,7 @@ fn devices_and_series_are_listed_page_by_page() {
 }
 
 #[test]
-fn retention_takes_whole_hours_and_only_old_ones() {
+fn retention_takes_whole_days_and_only_old_ones() {
     let dir = tempfile::tempdir().unwrap();
     let now = TimestampMs::now().0;
     let days = |n: i64| now - n * 86_400_000;
@@ -430,7 +438,14 @@ fn retention_takes_whole_hours_and_only_old_ones() {
         store.seal_now().unwrap();
         assert!(store.status().blocks >= 2);
     }
-    let store = Engine::open(dir.path(), Options::default()).unwrap(); // 30 days
+    let month = Duration::from_secs(30 * 86_400);
+    let options = Options {
+        retention: month,
+        retention_1m: month,
+        retention_1h: month,
+        ..Options::default()
+    };
+    let store = Engine::open(dir.path(), options).unwrap();
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
     while store.device("d").unwrap().series != 2 {
         assert!(

@@ -401,6 +401,7 @@ impl<'a> From<&'a StoreStatus> for StoreFigures<'a> {
         let lesser = status
             .sealing_problem
             .as_deref()
+            .or(status.archive_problem.as_deref())
             .or(status.degraded.as_deref());
         let (state, reason) = match (status.problem.as_deref(), lesser) {
             (Some(reason), _) => ("failing", Some(reason)),

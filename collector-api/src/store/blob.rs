@@ -35,13 +35,13 @@ const KEY_BYTES: usize = 11;
 pub(super) enum Kind {
     /// Numbers given, and blocks by hour. One.
     Checkpoint = 0,
-    /// A device: times, presence, window of messages.
-    Device = 1,
+    /// Some devices: times, presence, windows of messages.
+    Devices = 1,
     /// A device's about.
     About = 2,
     /// A stream: its device, name and paths.
     Stream = 3,
-    /// A stream: the newest sample of each series.
+    /// Some streams: the newest sample of each series.
     Latest = 4,
     /// Hours that a seal is about to write to. One; it matters only if that seal was not committed.
     Intent = 5,
@@ -50,12 +50,17 @@ pub(super) enum Kind {
 impl Kind {
     const ALL: [Self; 6] = [
         Self::Checkpoint,
-        Self::Device,
+        Self::Devices,
         Self::About,
         Self::Stream,
         Self::Latest,
         Self::Intent,
     ];
+
+    /// The kind with this number.
+    pub(super) fn of(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
 }
 
 /// Which record.
@@ -76,7 +81,7 @@ fn key(id: Id, generation: u32, piece: u16) -> [u8; KEY_BYTES] {
 
 fn parse_key(key: &[u8]) -> Option<(Id, u32, u16)> {
     let key: &[u8; KEY_BYTES] = key.try_into().ok()?;
-    let kind = *Kind::ALL.get(usize::from(key[0]))?;
+    let kind = Kind::of(key[0])?;
     let number = u32::from_be_bytes([key[1], key[2], key[3], key[4]]);
     let generation = u32::from_be_bytes([key[5], key[6], key[7], key[8]]);
     Some((
@@ -292,7 +297,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let kv = SledKv::open(dir.path()).unwrap().kv;
         let a = Id {
-            kind: Kind::Device,
+            kind: Kind::Devices,
             number: 1,
         };
         let b = Id {

@@ -28,6 +28,7 @@
 //!
 //! Presence: 0 all rows · 1, varint, varint: so many rows from this one on · 2 and a bit for each row, lowest first.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use super::column::{Cells, get_bits, get_series, put_bits, put_series};
@@ -45,6 +46,9 @@ const MAX_ROWS: usize = 1024;
 const MAX_BODY_BYTES: usize = 32 * 1024;
 /// zstd's own default; higher levels gain 2 % on blocks of this size and cost twice the time.
 const ZSTD_LEVEL: i32 = 3;
+
+/// zstd's own head takes a tenth of it, and hardly anything repeats: a row of some columns, as a large fleet seals them.
+const WORTH_PACKING_BYTES: usize = 100;
 
 pub(super) const KEY_BYTES: usize = 20;
 
@@ -245,8 +249,8 @@ fn column_bytes(column: &TableColumn, rows: &Range<usize>) -> Option<Vec<u8>> {
 
 /// The value for a body: packed where that helps, with its checksum.
 fn seal(key: &[u8; KEY_BYTES], body: &[u8]) -> Vec<u8> {
-    let packed = zstd::bulk::compress(body, ZSTD_LEVEL).ok(); // fails only without memory; plain is as good
-    let (packing, bytes) = match &packed {
+    let packed = (body.len() >= WORTH_PACKING_BYTES).then(|| pack(body));
+    let (packing, bytes) = match packed.as_ref().and_then(Option::as_ref) {
         Some(packed) if packed.len() < body.len() => (ZSTD, &packed[..]),
         _ => (PLAIN, body),
     };
@@ -256,6 +260,19 @@ fn seal(key: &[u8; KEY_BYTES], body: &[u8]) -> Vec<u8> {
     let crc = checksum(key, &value);
     value[2..6].copy_from_slice(&crc.to_le_bytes());
     value
+}
+
+/// As zstd; `None` without memory, and plain is as good.
+fn pack(body: &[u8]) -> Option<Vec<u8>> {
+    thread_local! {
+        static PACKER: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
+    }
+    PACKER.with_borrow_mut(|packer| {
+        if packer.is_none() {
+            *packer = zstd::bulk::Compressor::new(ZSTD_LEVEL).ok();
+        }
+        packer.as_mut()?.compress(body).ok()
+    })
 }
 
 /// Of the key, and of the value without its place for the checksum.

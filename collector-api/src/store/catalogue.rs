@@ -15,8 +15,9 @@ use devmon_core::wire::about::{About, Presence};
 use devmon_core::wire::{DeviceId, Frame, MessageId, TimestampMs};
 use devmon_core::{MetricPath, MetricTree, Node, Value};
 
+use super::days::Days;
 use super::dedupe::Seen;
-use super::engine::{Accepted, Content, DeviceRecord, SeriesRecord};
+use super::engine::{Accepted, Content, DeviceRecord, SeriesRecord, StoreError};
 use super::head::{HeadBytes, Rows};
 
 /// All devices.
@@ -147,6 +148,15 @@ impl Catalogue {
             .filter(|d| keep(d))
             .take(limit)
             .collect()
+    }
+
+    /// Gives no number that a day file knows already.
+    pub(super) fn keep_clear_of(&mut self, days: &Days) -> Result<(), StoreError> {
+        for file in days.values().filter_map(|day| day.file.as_ref()) {
+            let last = file.streams()?.last().copied();
+            self.next_stream = self.next_stream.max(last.map_or(0, |last| last + 1));
+        }
+        Ok(())
     }
 
     /// Forgets what lies before `cutoff`: the hours before it are gone.

@@ -156,6 +156,17 @@ pub struct StoreStatus {
     pub series: u64,
     pub journal_bytes: u64,
     pub blocks: u64,
+    /// `None`: well. Else why closed days stay in the database instead of becoming files; intake goes on.
+    pub archive_problem: Option<String>,
+    /// Day files, and their bytes.
+    pub archive_files: u64,
+    pub archive_bytes: u64,
+    /// Begin of the oldest day whose file holds raw samples.
+    pub oldest_day: Option<TimestampMs>,
+    /// Begin of the oldest day whose file holds rollups of a minute instead.
+    pub oldest_day_1m: Option<TimestampMs>,
+    /// Begin of the oldest day whose file holds rollups of an hour only.
+    pub oldest_day_1h: Option<TimestampMs>,
     pub database_bytes: u64,
     /// Samples in memory that are not yet in blocks.
     pub head_samples: u64,

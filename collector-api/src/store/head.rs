@@ -4,6 +4,7 @@
 //! committed, late ones too; [`Rows::tables`] sorts them when they are sealed, [`Rows::read`] leaves the sorting to the reader. Where a time stands twice,
 //! the later row counts. It leaves to others: which series a column belongs to (its place is the series' number in the stream), durability.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -217,6 +218,13 @@ impl Rows {
                 f(&ts, cells, begin..end);
             }
         }
+    }
+
+    /// The hours in which it has samples.
+    pub(super) fn hours(&self) -> BTreeSet<u32> {
+        let same_hour = |a: &i64, b: &i64| a.div_euclid(HOUR_MS) == b.div_euclid(HOUR_MS);
+        let runs = self.ts.chunk_by(same_hour);
+        runs.map(|run| hour_of(TimestampMs(run[0]))).collect()
     }
 
     /// The same samples by hour, sorted, each time once.

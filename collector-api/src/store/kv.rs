@@ -16,7 +16,7 @@
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -66,6 +66,22 @@ pub(super) trait Kv: Send + Sync {
     /// Makes all that was put and deleted before durable.
     fn barrier(&self) -> Result<(), StoreError>;
     fn size_bytes(&self) -> u64;
+    /// Grows each time when the database is opened again after a failure: what was changed since the last barrier may be gone then, whoever changed it.
+    fn openings(&self) -> u64;
+}
+
+/// A barrier for what was changed since [`Kv::openings`] was as given: an error if something of that may be gone.
+pub(super) fn barrier_since(kv: &dyn Kv, openings: u64) -> Result<(), StoreError> {
+    kv.barrier()?;
+    if kv.openings() == openings {
+        return Ok(());
+    }
+    Err(StoreError::Database {
+        path: "db".into(),
+        detail:
+            "it failed and was opened again; what was written before that has to be written again"
+                .into(),
+    })
 }
 
 /// An open database, and what opening it took.
@@ -83,6 +99,7 @@ pub(super) struct SledKv {
     /// It was opened again since the last barrier: what was put or deleted before that may be gone, so the next barrier fails, also where a failed change was
     /// noticed already: one attempt too many at worst.
     forgot: AtomicBool,
+    openings: AtomicU64,
 }
 
 struct Open {
@@ -126,6 +143,7 @@ impl SledKv {
             dir: dir.to_owned(),
             open: RwLock::new(Some(open)),
             forgot: AtomicBool::new(false),
+            openings: AtomicU64::new(0),
         };
         Ok(Opened { kv, quarantined })
     }
@@ -147,6 +165,7 @@ impl SledKv {
             dir: dir.to_owned(),
             open: RwLock::new(Some(open)),
             forgot: AtomicBool::new(false),
+            openings: AtomicU64::new(0),
         })
     }
 
@@ -208,6 +227,7 @@ impl SledKv {
     fn reopen(&self) -> Result<(), StoreError> {
         let mut guard = self.open.write().unwrap_or_else(PoisonError::into_inner);
         self.forgot.store(true, Relaxed);
+        self.openings.fetch_add(1, Relaxed);
         drop(guard.take());
         remove_half_made_snapshots(&self.dir)?;
         *guard = Some(open_patiently(&self.dir).map_err(|e| database(&self.dir, e.detail))?);
@@ -271,6 +291,10 @@ impl Kv for SledKv {
         let synced = std::fs::File::open(&file).and_then(|f| f.sync_all());
         synced.map_err(|e| database(&file, &e))?;
         sync_dir(&self.dir)
+    }
+
+    fn openings(&self) -> u64 {
+        self.openings.load(Relaxed)
     }
 
     fn size_bytes(&self) -> u64 {
@@ -394,7 +418,8 @@ fn set_snapshots_aside(dir: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn sync_dir(dir: &Path) -> Result<(), StoreError> {
+/// Makes the entries of a folder durable.
+pub(super) fn sync_dir(dir: &Path) -> Result<(), StoreError> {
     let synced = std::fs::File::open(dir).and_then(|d| d.sync_all());
     synced.map_err(|e| database(dir, &e))
 }

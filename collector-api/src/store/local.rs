@@ -2,12 +2,13 @@
 //!
 //! # Order of locks
 //! journal → state. A commit holds the journal for the length of an fsync and the state only while it applies what is durable, so readers never wait for the
-//! disk. The sealing thread (`seal`) takes both for a moment to cut, and neither while it writes blocks.
+//! disk. Two threads work behind them, `seal` and `compact`; the second one takes the state only to look and to switch. The sealing thread (`seal`) takes both for a moment to cut, and neither while it writes blocks.
 //!
 //! # Files in the store's directory
 //! | name | what |
 //! |---|---|
 //! | `journal/` | what was committed and may not be in the database yet |
+//! | `archive/` | closed days, one file each (`archive`), and whose samples they are (`names`) |
 //! | `db/` | sled: sealed samples and the catalogue |
 //! | `db.quarantine-<ms>/` | a database that could not be opened, moved aside whole |
 //! | `dead-letters/` | refused messages |
@@ -22,16 +23,21 @@ use devmon_core::MetricPath;
 use devmon_core::journal::{self, Journal, Position};
 use devmon_core::wire::TimestampMs;
 
+use super::archive::Holds;
 use super::catalogue::Catalogue;
+use super::compact::Compactor;
+use super::days::{self, Days};
 use super::dead_letters::DeadLetters;
 use super::engine::{
-    Accepted, Committed, Content, DeadLetter, DeviceRecord, SeriesRange, SeriesRecord, Store,
-    StoreError, StoreStatus,
+    Accepted, Committed, Content, DeadLetter, DeviceRecord, SeriesRange, SeriesRecord,
+    SeriesRollups, Store, StoreError, StoreStatus,
 };
 use super::kv::Kv;
 use super::persist::Hour;
+use super::retention::Keep;
+use super::rollup::Tier;
 use super::seal::Sealer;
-use super::{open, range, record};
+use super::{open, range, record, stored};
 
 /// Trimming works by whole segments, and one always stays.
 const JOURNAL_SEGMENT_BYTES: u64 = 32 << 20;
@@ -44,8 +50,18 @@ const SEAL_PATIENCE: Duration = Duration::from_secs(10);
 /// How the store is kept. The defaults suit one collector on one disk.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Raw samples older than this are dropped, by whole hours.
+    /// Days older than this lose their raw samples, and keep rollups of a minute and an hour.
     pub retention: Duration,
+    /// Days older than this lose the rollups of a minute, too.
+    pub retention_1m: Duration,
+    /// Days older than this are deleted, if the other two do not keep them longer.
+    pub retention_1h: Duration,
+    /// What is kept for a shorter time, in all tiers.
+    pub keep: Vec<Keep>,
+    /// Bound on the day files, in bytes: beyond it the oldest day of the finest tier goes coarser, first.
+    pub archive_max_bytes: Option<u64>,
+    /// A day becomes a file so long after its end.
+    pub archive_after: Duration,
     /// The heads are sealed into blocks when the journal has grown by this since the last time: what a restart has to replay, at some 100 MB/s.
     pub seal_journal_bytes: u64,
     /// The heads are sealed when their oldest sample arrived so long ago.
@@ -63,6 +79,11 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             retention: Duration::from_secs(30 * 86_400),
+            retention_1m: Duration::from_secs(365 * 86_400),
+            retention_1h: Duration::from_secs(5 * 365 * 86_400),
+            keep: Vec::new(),
+            archive_max_bytes: None,
+            archive_after: Duration::from_secs(3600),
             seal_journal_bytes: 256 << 20,
             seal_age: Duration::from_secs(3600),
             seal_samples: 4_000_000,
@@ -76,6 +97,7 @@ impl Default for Options {
 pub struct Engine {
     shared: Arc<Shared>,
     sealer: Option<std::thread::JoinHandle<()>>,
+    compactor: Option<std::thread::JoinHandle<()>>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -95,11 +117,13 @@ pub(super) struct Shared {
     pub(super) kv: Box<dyn Kv>,
     letters: Mutex<DeadLetters>,
     pub(super) signal: super::seal::Signal,
+    pub(super) compaction: super::compact::Signal,
     /// Appended to the journal since the last cut.
     pub(super) unsealed_bytes: AtomicU64,
     last_commit_us: AtomicU64,
     pub(super) problem: Mutex<Option<String>>,
     pub(super) sealing_problem: Mutex<Option<String>>,
+    pub(super) archive_problem: Mutex<Option<String>>,
     pub(super) degraded: Option<String>,
 }
 
@@ -111,6 +135,8 @@ pub(super) struct State {
     pub(super) generation: u32,
     /// Hours that have blocks.
     pub(super) hours: BTreeMap<u32, Hour>,
+    /// Days that have a file. Replaced as a whole (`compact`): a reader keeps the list that it began with while it reads.
+    pub(super) days: Arc<Days>,
     /// Samples that are being sealed.
     pub(super) sealing_samples: u64,
     /// Arrival of the oldest message that is not in the database.
@@ -172,22 +198,49 @@ impl Engine {
             kv: opened.kv,
             letters: Mutex::new(letters),
             signal: super::seal::Signal::default(),
+            compaction: super::compact::Signal::default(),
             last_commit_us: AtomicU64::new(0),
             problem: Mutex::new(None),
             sealing_problem: Mutex::new(None),
+            archive_problem: Mutex::new(None),
             degraded: opened.degraded,
         });
         let sealer = Sealer::new(shared.clone(), opened.next_generation, opened.records);
-        let thread = std::thread::Builder::new().name("store-seal".into());
-        let sealer = thread
-            .spawn(move || sealer.run())
-            .map_err(|e| StoreError::Database {
-                path: dir.to_owned(),
-                detail: format!("no thread for sealing: {e}"),
-            })?;
-        Ok(Self {
+        let no_thread = |e: std::io::Error| StoreError::Database {
+            path: dir.to_owned(),
+            detail: format!("no thread: {e}"),
+        };
+        let thread = |name: &str| std::thread::Builder::new().name(name.into());
+        let compactor = Compactor::new(shared.clone());
+        let mut engine = Self {
             shared,
-            sealer: Some(sealer),
+            sealer: None,
+            compactor: None,
+        };
+        let spawned = thread("store-seal").spawn(move || sealer.run());
+        engine.sealer = Some(spawned.map_err(no_thread)?);
+        let spawned = thread("store-compact").spawn(move || compactor.run());
+        engine.compactor = Some(spawned.map_err(no_thread)?);
+        Ok(engine)
+    }
+
+    /// Seals, and makes files of all days that are over, late samples included; waits for it.
+    ///
+    /// # Errors
+    /// [`StoreError`]: not all days could be archived. Nothing is lost; it is tried again later.
+    pub fn compact_now(&self) -> Result<(), StoreError> {
+        self.compact_before(TimestampMs::now())
+    }
+
+    /// As [`compact_now`](Self::compact_now) with the days that ended by `before`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn compact_before(&self, before: TimestampMs) -> Result<(), StoreError> {
+        let compacted = self.shared.compaction.compact_and_wait(before);
+        compacted.map_err(|detail| StoreError::Database {
+            path: self.shared.dir.clone(),
+            detail,
         })
     }
 
@@ -231,6 +284,15 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
+        // First, for it waits for seals.
+        self.shared.compaction.stop();
+        if self
+            .compactor
+            .take()
+            .is_some_and(|thread| thread.join().is_err())
+        {
+            tracing::error!("the compacting thread had panicked");
+        }
         self.shared.signal.stop();
         if self
             .sealer
@@ -392,6 +454,30 @@ impl Store for Engine {
         range::range(&self.shared, device, paths, from, to, limit)
     }
 
+    fn rollups(
+        &self,
+        device: &str,
+        paths: &[MetricPath],
+        tier: Tier,
+        from: TimestampMs,
+        to: TimestampMs,
+        limit: usize,
+    ) -> Result<Vec<SeriesRollups>, StoreError> {
+        let question = stored::Question {
+            device,
+            paths,
+            tier,
+            bucket_ms: tier.bucket_ms().unwrap_or(i64::MAX),
+            limit,
+        };
+        let to = if tier == Tier::Raw { from } else { to };
+        stored::rollups(&self.shared, &question, from, to)
+    }
+
+    fn kept_from(&self, tier: Tier) -> TimestampMs {
+        stored::kept_from(&self.shared, tier)
+    }
+
     fn dead_letters(
         &self,
         before: Option<u64>,
@@ -406,6 +492,11 @@ impl Store for Engine {
         let journal_bytes = lock(&shared.journal).size_bytes();
         let dead_letters_bytes = lock(&shared.letters).size_bytes();
         let state = shared.read();
+        let files = || state.days.values().filter_map(|day| day.file.as_deref());
+        let oldest = |holds| {
+            let mut days = files().filter(|file| file.holds() == holds);
+            days.next().map(|file| days::start_of(file.day())) // by day
+        };
         StoreStatus {
             problem: lock(&shared.problem).clone(),
             sealing_problem: lock(&shared.sealing_problem).clone(),
@@ -417,6 +508,12 @@ impl Store for Engine {
             database_bytes: shared.kv.size_bytes(),
             head_samples: state.catalogue.head_samples + state.sealing_samples,
             dead_letters_bytes,
+            archive_problem: lock(&shared.archive_problem).clone(),
+            archive_files: files().count() as u64,
+            archive_bytes: files().map(|file| file.figures().bytes).sum(),
+            oldest_day: oldest(Holds::Raw),
+            oldest_day_1m: oldest(Holds::Minute),
+            oldest_day_1h: oldest(Holds::Hour),
             last_commit_us: shared.last_commit_us.load(Relaxed),
         }
     }

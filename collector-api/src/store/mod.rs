@@ -5,28 +5,33 @@
 //! 1. [`engine`]'s `commit` → `local`: repeats are dropped (`dedupe`), the rest is written to the journal (`record`) and fsynced: durable.
 //! 2. `catalogue` and `head`: devices, series and recent samples, in memory: visible. A restart rebuilds them from the journal.
 //! 3. `seal`: now and then the head becomes blocks (`column`, `block`) in the database (`kv`, over sled), and the journal is trimmed.
-//! 4. `range` reads head and blocks together, [`rollup`] makes minutes and hours of them ([`tally`] is the arithmetic); `retention` drops old hours; `dead_letters` keeps what was refused.
-//! 5. [`verify`] and `look` read a store that nobody has open, damaged ones too.
+//! 4. `compact`: closed days become files (`days`, `merge`, `archive`), which get coarser and go as they age (`retention`).
+//! 5. `range` reads files, blocks and heads together; [`rollup`] makes minutes and hours of them ([`tally`] is the arithmetic), `stored` takes those that files
+//!    have; `dead_letters` keeps what was refused.
+//! 6. [`verify`] and `look` read a store that nobody has open, damaged ones too.
 
 pub mod engine;
 
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the lifecycle of days will use it")
-)]
 mod archive;
 mod blob;
 mod block;
 mod catalogue;
 mod column;
+mod compact;
+#[cfg(test)]
+mod compact_tests;
+mod days;
 mod dead_letters;
 mod dedupe;
 #[cfg(test)]
 mod fault_tests;
+mod groups;
 mod head;
 mod kv;
 mod local;
 mod look;
+mod merge;
+mod names;
 mod open;
 mod persist;
 mod range;
@@ -36,6 +41,7 @@ pub mod rollup;
 mod seal;
 #[cfg(test)]
 mod seal_tests;
+mod stored;
 pub mod tally;
 mod varint;
 pub mod verify;
@@ -43,3 +49,4 @@ pub mod verify;
 pub use column::Cells;
 pub use local::{Engine, Options};
 pub use look::{Figures, figures};
+pub use retention::{Keep, Pattern};

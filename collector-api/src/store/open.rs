@@ -1,19 +1,22 @@
 //! Opening: the database, what a crash left in it, the catalogue, and the journal behind the watermark.
 //!
-//! In order: open the database (its own ladder: `kv`) → remove blocks and records of a seal that was never committed → read the catalogue → replay the
-//! journal. A catalogue that can not be read ends like a database that can not be opened: it is moved aside, and what the journal holds is replayed.
+//! In order: open the database (its own ladder: `kv`) → remove blocks and records of a seal that was never committed → read the catalogue → open the day
+//! files, and remove those that do not count → replay the journal. A catalogue that can not be read ends like a database that can not be opened: it is moved aside, and what the journal holds is replayed.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 
 use devmon_core::journal::{Journal, Position};
 
 use super::blob::{self, Id};
 use super::block;
+use super::days;
 use super::engine::StoreError;
 use super::kv::{self, Kv, SledKv, Table};
 use super::local::{State, Watermark};
+use super::names;
 use super::persist::{self, Restore};
 use super::record;
 
@@ -60,14 +63,24 @@ pub(super) fn open(
     if let Some(aside) = aside {
         tracing::warn!(lies_in = %aside.display(), "the store goes on with what the journal holds");
     }
-    let degraded = degraded(dir)?;
-    let kv = wrap(kv);
     let Loaded {
         mut state,
         next_generation,
         records,
         watermark,
     } = loaded;
+    let adopt = watermark.is_none();
+    if adopt {
+        take_up_names(dir, &mut state)?;
+    }
+    let archive = days::open(dir, &*kv, adopt)?;
+    days::recount(&*kv, &archive.days, &mut state.hours)?;
+    if adopt {
+        state.catalogue.keep_clear_of(&archive.days)?;
+    }
+    state.days = Arc::new(archive.days);
+    let degraded = degraded(dir, archive.problems)?;
+    let kv = wrap(kv);
     let from = replay_from(&*kv, journal, watermark)?;
     let replayed_bytes = replay(journal, from, &mut state)?;
     Ok(Opened {
@@ -81,10 +94,10 @@ pub(super) fn open(
 }
 
 /// What was moved aside at this or an earlier start and still waits for somebody: not forgotten at the next one.
-pub(super) fn degraded(dir: &Path) -> Result<Option<String>, StoreError> {
+pub(super) fn degraded(dir: &Path, day_files: Vec<String>) -> Result<Option<String>, StoreError> {
     let mut aside = Vec::new();
     for (folder, mark) in [
-        (dir.to_owned(), "db.quarantine-"),
+        (dir.to_owned(), ".quarantine-"),
         (dir.join("journal"), ".dmj.damaged"),
     ] {
         let failed = |e: std::io::Error| StoreError::Database {
@@ -102,12 +115,41 @@ pub(super) fn degraded(dir: &Path) -> Result<Option<String>, StoreError> {
         }
     }
     aside.sort();
-    Ok((!aside.is_empty()).then(|| {
-        format!(
-            "data that could not be read at a start lies in {}; what the journal held was restored, the rest is missing. Move it out of the data directory once it has been dealt with",
+    let mut said = Vec::new();
+    if !aside.is_empty() {
+        said.push(format!(
+            "data that could not be read at a start lies in {}; what journal and archive held was restored, the rest is missing. Move it out of the data directory once it has been dealt with",
             aside.join(", ")
-        )
-    }))
+        ));
+    }
+    if !day_files.is_empty() {
+        said.push(format!(
+            "the samples of these days are missing until their files are brought back from a backup: {}",
+            day_files.join(", ")
+        ));
+    }
+    Ok((!said.is_empty()).then(|| said.join(". ")))
+}
+
+/// Begins with the catalogue that lies beside the day files. Without one they are nobody's: then all of the archive is moved aside.
+fn take_up_names(dir: &Path, state: &mut State) -> Result<(), StoreError> {
+    let folder = days::folder(dir);
+    match names::read(dir) {
+        Ok(Some(catalogue)) => {
+            tracing::warn!(
+                devices = catalogue.devices.len(),
+                "the database is empty: the catalogue beside the archive is taken up"
+            );
+            state.catalogue = catalogue;
+        }
+        Ok(None) if !days::has_files(dir)? => {}
+        without => {
+            let moved_to = kv::quarantine(&folder)?;
+            let error = without.err().map(|e| e.to_string());
+            tracing::error!(error, moved_to = %moved_to.display(), "nothing says whose samples the day files hold; beginning an empty archive");
+        }
+    }
+    Ok(())
 }
 
 struct Loaded {

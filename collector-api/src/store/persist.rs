@@ -1,21 +1,22 @@
 //! The catalogue as records of the database, both ways.
 //!
 //! A seal writes the records of the devices that changed; opening reads them all. They may be newer than the journal's watermark: applying a message again
-//! changes nothing. All numbers are varints, signed ones zigzag; times are unix ms; a text is its length and its UTF-8. Each record begins with its version, 1.
+//! changes nothing. All numbers are varints, signed ones zigzag; times are unix ms; a text is its length and its UTF-8. Each record begins with its version: 1,
+//! and 2 for devices and latest.
 //!
 //! | record | behind the version |
 //! |---|---|
 //! | checkpoint | next device number, next stream number; number of hours; each: hour, blocks, bytes |
-//! | device | id; first seen, last seen; 0 or 1 and last metrics; presence (0 unknown, 1 online, 2 offline); window of messages (`dedupe`) |
+//! | devices | until the end, each: number; id; first seen, last seen; 0 or 1 and last metrics; presence (0 unknown, 1 online, 2 offline); window of messages (`dedupe`) |
 //! | about | the JSON of the wire |
 //! | stream | number of the device; name; number of series; their paths |
-//! | latest | number of series; each: 0, or 1 with first time, last time less first time, newest value tagged (`column`) |
+//! | latest | until the end, each: number of the stream; number of series; each: 0, or 1 with first time, last time less first time, newest value tagged (`column`) |
 //! | intent | number of hours; the hours |
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use devmon_core::wire::about::Presence;
+use devmon_core::wire::about::{About, Presence};
 use devmon_core::wire::{DeviceId, TimestampMs};
 
 use super::blob::{Id, Kind};
@@ -25,6 +26,8 @@ use super::dedupe::Seen;
 use super::varint::{Cursor, Malformed, put_bytes, put_i64, put_u64};
 
 const VERSION: u8 = 1;
+/// Of the records that a group shares; 1 had one device, one stream.
+const GROUPS_VERSION: u8 = 2;
 
 /// Blocks of an hour.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -54,25 +57,39 @@ pub(super) fn intent(hours: impl ExactSizeIterator<Item = u32>) -> Vec<u8> {
 }
 
 pub(super) fn read_intent(record: &[u8]) -> Result<Vec<u32>, Malformed> {
-    let mut from = begin(record)?;
+    let mut from = begin(Kind::Intent, record)?;
     (0..from.count(record.len())?).map(|_| from.u32()).collect()
 }
 
-pub(super) fn device(id: &DeviceId, device: &Device) -> Vec<u8> {
-    let mut out = vec![VERSION];
-    put_bytes(&mut out, id.as_str().as_bytes());
-    put_i64(&mut out, device.first_seen.0);
-    put_i64(&mut out, device.last_seen.0);
-    put_u64(&mut out, device.last_metrics.is_some().into());
+pub(super) fn devices<'a>(members: impl Iterator<Item = (&'a DeviceId, &'a Device)>) -> Vec<u8> {
+    let mut out = vec![GROUPS_VERSION];
+    for (id, device) in members {
+        put_u64(&mut out, device.number.into());
+        put_device(&mut out, id, device);
+    }
+    out
+}
+
+fn put_device(out: &mut Vec<u8>, id: &DeviceId, device: &Device) {
+    put_bytes(out, id.as_str().as_bytes());
+    put_i64(out, device.first_seen.0);
+    put_i64(out, device.last_seen.0);
+    put_u64(out, device.last_metrics.is_some().into());
     if let Some(ts) = device.last_metrics {
-        put_i64(&mut out, ts.0);
+        put_i64(out, ts.0);
     }
     out.push(match device.presence {
         None => 0,
         Some(Presence::Online) => 1,
         Some(Presence::Offline) => 2,
     });
-    device.seen.encode(&mut out);
+    device.seen.encode(out);
+}
+
+/// A text that serde has read it can write; if not, the journal's next one tries again.
+pub(super) fn about(about: &About) -> Vec<u8> {
+    let mut out = vec![VERSION];
+    out.extend(serde_json::to_vec(about).unwrap_or_default());
     out
 }
 
@@ -87,18 +104,21 @@ pub(super) fn stream(device: u32, stream: &Stream) -> Vec<u8> {
     out
 }
 
-pub(super) fn latest(stream: &Stream) -> Vec<u8> {
-    let mut out = vec![VERSION];
-    put_u64(&mut out, stream.series.len() as u64);
-    for series in &stream.series {
-        let Some(known) = &series.known else {
-            out.push(0);
-            continue;
-        };
-        out.push(1);
-        put_i64(&mut out, known.first_ts.0);
-        put_i64(&mut out, known.last_ts.since(known.first_ts));
-        put_value(&mut out, &known.last_value);
+pub(super) fn latest<'a>(members: impl Iterator<Item = &'a Stream>) -> Vec<u8> {
+    let mut out = vec![GROUPS_VERSION];
+    for stream in members {
+        put_u64(&mut out, stream.number.into());
+        put_u64(&mut out, stream.series.len() as u64);
+        for series in &stream.series {
+            let Some(known) = &series.known else {
+                out.push(0);
+                continue;
+            };
+            out.push(1);
+            put_i64(&mut out, known.first_ts.0);
+            put_i64(&mut out, known.last_ts.since(known.first_ts));
+            put_value(&mut out, &known.last_value);
+        }
     }
     out
 }
@@ -116,7 +136,7 @@ pub(super) struct Restore {
 
 impl Restore {
     pub(super) fn record(&mut self, id: Id, record: &[u8]) -> Result<(), Malformed> {
-        let mut from = begin(record)?;
+        let mut from = begin(id.kind, record)?;
         match id.kind {
             Kind::Checkpoint => {
                 self.next_device = from.u32()?;
@@ -132,9 +152,12 @@ impl Restore {
                     );
                 }
             }
-            Kind::Device => {
-                let device = read_device(&mut from, id.number)?;
-                self.devices.insert(id.number, device);
+            Kind::Devices => {
+                while !from.0.is_empty() {
+                    let number = from.u32()?;
+                    let device = read_device(&mut from, number)?;
+                    self.devices.insert(number, device);
+                }
             }
             Kind::About => {
                 let about = serde_json::from_slice(from.0).map_err(|_| Malformed("no about"))?;
@@ -149,12 +172,14 @@ impl Restore {
                 self.streams.insert(id.number, (device, stream));
             }
             Kind::Latest => {
-                let of = self.streams.get_mut(&id.number);
-                let (_, stream) = of.ok_or(Malformed("samples of no stream"))?;
-                // The paths may have been written by an earlier seal, then there are fewer samples; never more.
-                let count = from.count(stream.series.len())?;
-                for series in stream.series.iter_mut().take(count) {
-                    series.known = read_known(&mut from)?;
+                while !from.0.is_empty() {
+                    let of = self.streams.get_mut(&from.u32()?);
+                    let (_, stream) = of.ok_or(Malformed("samples of no stream"))?;
+                    // The paths may have been written by an earlier seal, then there are fewer samples; never more.
+                    let count = from.count(stream.series.len())?;
+                    for series in stream.series.iter_mut().take(count) {
+                        series.known = read_known(&mut from)?;
+                    }
                 }
             }
             Kind::Intent => {}
@@ -187,10 +212,14 @@ impl Restore {
     }
 }
 
-fn begin(record: &[u8]) -> Result<Cursor<'_>, Malformed> {
+fn begin(kind: Kind, record: &[u8]) -> Result<Cursor<'_>, Malformed> {
     let mut from = Cursor(record);
+    let known = match kind {
+        Kind::Devices | Kind::Latest => GROUPS_VERSION,
+        _ => VERSION,
+    };
     match from.u8()? {
-        VERSION => Ok(from),
+        version if version == known => Ok(from),
         _ => Err(Malformed("a version that this release does not know")),
     }
 }

@@ -16,8 +16,10 @@ use std::ops::{ControlFlow, Range};
 use devmon_core::MetricPath;
 use devmon_core::wire::TimestampMs;
 
+use super::archive::{DayFile, Holds};
 use super::block::{self, Block};
 use super::column::Cells;
+use super::days::{DAY_HOURS, Day, day_of};
 use super::engine::{SeriesRange, StoreError};
 use super::head::hour_of;
 use super::kv::Table;
@@ -25,7 +27,7 @@ use super::local::Shared;
 
 /// Samples of one series as they are found.
 #[derive(Debug, Default)]
-struct Found {
+pub(super) struct Found {
     ts: Vec<i64>,
     values: Cells,
     /// Lengths and orders of the parts, behind each other.
@@ -36,7 +38,7 @@ struct Found {
 
 impl Found {
     /// Appends a part: `ts[i]` belongs to the value at `range.start + i`.
-    fn append(&mut self, order: u64, ts: &[i64], values: &Cells, range: Range<usize>) {
+    pub(super) fn append(&mut self, order: u64, ts: &[i64], values: &Cells, range: Range<usize>) {
         let (Some(first), true) = (ts.first(), ts.len() == range.len()) else {
             return;
         };
@@ -57,8 +59,20 @@ impl Found {
         self.append(order, &ts[begin..end], values, begin..end);
     }
 
+    pub(super) fn ts(&self) -> &[i64] {
+        &self.ts
+    }
+
+    pub(super) fn values(&self) -> &Cells {
+        &self.values
+    }
+
+    pub(super) fn into_parts(self) -> (Vec<i64>, Cells) {
+        (self.ts, self.values)
+    }
+
     /// Sorts, and keeps of each time the sample that was committed last.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         if !self.unsettled {
             return;
         }
@@ -131,6 +145,7 @@ pub(super) fn range(
     let mut same = Vec::new(); // a path that was asked for twice
     let committed;
     let hours: Vec<u32>;
+    let days;
     {
         // One consistent view: what is being sealed is read from memory until its generation is committed, and from blocks afterwards.
         let state = shared.read();
@@ -158,6 +173,7 @@ pub(super) fn range(
             }
             search.check()?;
         }
+        days = state.days.clone(); // held until all is read: what it names stays (`compact`)
         let last = TimestampMs(to.0.saturating_sub(1)).max(from);
         hours = state
             .hours
@@ -166,8 +182,16 @@ pub(super) fn range(
             .collect();
     }
     for (&stream, wanted) in &streams {
+        for (_, day) in days.range(day_of(from)..=day_of(to)) {
+            if let Some(file) = &day.file {
+                read_day(file, stream, wanted, &mut search)?;
+                search.check()?;
+            }
+        }
         for &hour in &hours {
-            read_hour(shared, hour, stream, committed, wanted, &mut search)?;
+            let hidden_upto = days.get(&(hour / DAY_HOURS)).map_or(0, Day::hidden_upto);
+            let seals = (hidden_upto, committed);
+            read_hour(shared, hour, stream, seals, wanted, &mut search)?;
             search.check()?;
         }
     }
@@ -191,11 +215,30 @@ pub(super) fn range(
     Ok(series)
 }
 
+fn read_day(
+    file: &DayFile,
+    stream: u32,
+    wanted: &Wanted,
+    search: &mut Search,
+) -> Result<(), StoreError> {
+    if file.holds() != Holds::Raw {
+        return Ok(());
+    }
+    let (from, to) = (search.from, search.to);
+    let is_wanted = |series| wanted.contains_key(&series);
+    file.read(stream, &is_wanted, from, to, &mut |series, ts, values| {
+        if let Some(&i) = wanted.get(&series) {
+            search.found[i].append_within(0, ts, values, from, to);
+        }
+    })
+}
+
+/// Blocks of the seals behind the first and up to the second: those before lie in the day's file, those behind are still in memory.
 fn read_hour(
     shared: &Shared,
     hour: u32,
     stream: u32,
-    committed: u32,
+    (hidden_upto, committed): (u32, u32),
     wanted: &Wanted,
     search: &mut Search,
 ) -> Result<(), StoreError> {
@@ -207,8 +250,8 @@ fn read_hour(
         .kv
         .scan(Table::Blocks, &first, &last, &mut |key, value| {
             let generation = block::generation_of(key).unwrap_or(u32::MAX);
-            if generation > committed {
-                return ControlFlow::Continue(()); // a seal at work: its samples are still in memory
+            if generation <= hidden_upto || generation > committed {
+                return ControlFlow::Continue(());
             }
             match Block::decode(key, value, &|series| wanted.contains_key(&series)) {
                 Ok(block) => block.columns(&mut |series, ts, values| {

@@ -20,19 +20,18 @@ use devmon_core::journal::Position;
 use devmon_core::wire::{DeviceId, TimestampMs};
 
 use super::blob::{self, Id, Kind};
+use super::block;
 use super::engine::StoreError;
+use super::groups::Groups;
 use super::head::Rows;
-use super::kv::Table;
+use super::kv::{self, Table};
 use super::local::{Shared, Watermark, lock};
 use super::persist::{self, Hour};
-use super::{block, retention};
 
 /// How often the thread looks at the age of the heads.
 const TICK: Duration = Duration::from_secs(1);
 /// How long after an error sealing is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
-/// How often old hours are looked for.
-const RETENTION_EVERY: Duration = Duration::from_secs(600);
 const INTENT: Id = Id {
     kind: Kind::Intent,
     number: 0,
@@ -75,6 +74,9 @@ impl Signal {
         let mine = wishes.wanted;
         self.changed.notify_all();
         while wishes.done < mine {
+            if wishes.stop {
+                return Err("the store is being closed".into()); // the thread may have ended
+            }
             wishes = self
                 .changed
                 .wait(wishes)
@@ -126,6 +128,7 @@ struct Cut {
 /// What the steps wrote, to be made true in memory.
 #[derive(Default)]
 struct Written {
+    /// What it adds to each hour.
     hours: BTreeMap<u32, Hour>,
     records: Vec<Id>,
     /// Number of the stream, and how many of its series have their paths in the database.
@@ -151,7 +154,6 @@ impl Sealer {
 
     /// Runs until the signal says stop.
     pub(super) fn run(mut self) {
-        let mut next_retention = Instant::now();
         let mut not_before = Instant::now();
         loop {
             let (requested, wanted) = {
@@ -180,12 +182,6 @@ impl Sealer {
                 wishes.requested = false;
                 wishes.seals += 1;
                 self.finish(&mut wishes, problem);
-            }
-            if Instant::now() >= next_retention {
-                next_retention = Instant::now() + RETENTION_EVERY;
-                if let Err(error) = retention::run(&self.shared, TimestampMs::now()) {
-                    tracing::warn!(%error, "old samples can not be removed now");
-                }
             }
         }
     }
@@ -293,20 +289,12 @@ impl Sealer {
     /// Steps 2 to 4.
     fn write(&self, cut: &Cut, retry: bool) -> Result<Written, StoreError> {
         let kv = &*self.shared.kv;
-        let mut written = Written {
-            hours: self.shared.read().hours.clone(),
-            ..Written::default()
-        };
+        let openings = kv.openings();
+        let barrier = || kv::barrier_since(kv, openings);
+        let mut written = Written::default();
 
-        let tables: Vec<_> = cut
-            .heads
-            .iter()
-            .map(|(stream, rows)| (*stream, rows.tables()))
-            .collect();
-        let hours = tables
-            .iter()
-            .flat_map(|(_, tables)| tables.iter().map(|(hour, _)| *hour));
-        let hours: BTreeSet<u32> = hours.collect();
+        let heads = cut.heads.iter();
+        let hours: BTreeSet<u32> = heads.flat_map(|(_, rows)| rows.hours()).collect();
         if retry {
             blob::delete(kv, INTENT, cut.generation)?;
         }
@@ -316,19 +304,19 @@ impl Sealer {
             cut.generation,
             &persist::intent(hours.into_iter()),
         )?;
-        kv.barrier()?;
+        barrier()?;
 
-        for (stream, tables) in &tables {
-            for (hour, table) in tables {
-                let figures = written.hours.entry(*hour).or_default();
-                block::encode(table, *hour, *stream, cut.generation, &mut |key, value| {
+        // One stream after the other: the second copy that sorting takes is of one stream only.
+        for (stream, rows) in &cut.heads {
+            for (hour, table) in rows.tables() {
+                let figures = written.hours.entry(hour).or_default();
+                block::encode(&table, hour, *stream, cut.generation, &mut |key, value| {
                     figures.blocks += 1;
                     figures.bytes += (key.len() + value.len()) as u64;
                     kv.put(Table::Blocks, &key, &value)
                 })?;
             }
         }
-        drop(tables);
         let mut put = |kind: Kind, number: u32, record: &[u8]| {
             let id = Id { kind, number };
             if retry {
@@ -343,38 +331,39 @@ impl Sealer {
                 written.persisted.extend(persisted);
             }
         }
-        let checkpoint = persist::checkpoint(&self.shared.read().catalogue, &written.hours);
+        let groups = Groups::of(&self.shared.read().catalogue, &cut.devices);
+        for id in groups.ids() {
+            let record = groups.record(&self.shared.read().catalogue, id);
+            put(id.kind, id.number, &record)?;
+        }
+        let checkpoint = {
+            let state = self.shared.read();
+            let mut hours = state.hours.clone();
+            add(&mut hours, &written.hours);
+            persist::checkpoint(&state.catalogue, &hours)
+        };
         put(Kind::Checkpoint, 0, &checkpoint)?;
-        kv.barrier()?;
+        barrier()?;
 
         let watermark = Watermark {
             generation: cut.generation,
             replay_from: cut.upto,
         };
         kv.put(Table::Meta, Watermark::KEY, &watermark.encode())?;
-        kv.barrier()?;
+        barrier()?;
         Ok(written)
     }
 
-    /// The records of a device as it is now: newer than the cut, which is harmless.
+    /// The records of a device alone, as it is now: newer than the cut, which is harmless.
     fn records_of(&self, id: &DeviceId, about: bool) -> Vec<Record> {
         let state = self.shared.read();
         let Some(device) = state.catalogue.devices.get(id) else {
             return Vec::new();
         };
         let number = device.number;
-        let mut records = vec![(
-            Id {
-                kind: Kind::Device,
-                number,
-            },
-            persist::device(id, device),
-            None,
-        )];
+        let mut records = Vec::new();
         if let Some(about) = device.about.as_ref().filter(|_| about) {
-            // A text that serde has read it can write; if not, the journal's next one tries again.
-            let mut record = vec![1];
-            record.extend(serde_json::to_vec(&**about).unwrap_or_default());
+            let record = persist::about(about);
             records.push((
                 Id {
                     kind: Kind::About,
@@ -385,15 +374,14 @@ impl Sealer {
             ));
         }
         for stream in &device.streams {
-            let id = |kind| Id {
-                kind,
-                number: stream.number,
-            };
             if stream.series.len() > stream.persisted {
+                let id = Id {
+                    kind: Kind::Stream,
+                    number: stream.number,
+                };
                 let persisted = Some((stream.number, stream.series.len()));
-                records.push((id(Kind::Stream), persist::stream(number, stream), persisted));
+                records.push((id, persist::stream(number, stream), persisted));
             }
-            records.push((id(Kind::Latest), persist::latest(stream), None));
         }
         records
     }
@@ -404,7 +392,7 @@ impl Sealer {
         {
             let mut state = self.shared.write();
             state.generation = cut.generation;
-            state.hours = written.hours;
+            add(&mut state.hours, &written.hours);
             state.sealing_samples = 0;
             for id in &cut.devices {
                 let Some(device) = state.catalogue.devices.get_mut(id) else {
@@ -439,5 +427,14 @@ impl Sealer {
                 return;
             }
         }
+    }
+}
+
+/// Adds what a seal wrote to the figures of the hours.
+fn add(hours: &mut BTreeMap<u32, Hour>, written: &BTreeMap<u32, Hour>) {
+    for (hour, added) in written {
+        let figures = hours.entry(*hour).or_default();
+        figures.blocks += added.blocks;
+        figures.bytes += added.bytes;
     }
 }

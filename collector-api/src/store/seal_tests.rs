@@ -14,7 +14,7 @@ use super::engine::{Accepted, Committed, Content, Store, StoreError};
 use super::kv::{Each, Kv, Table};
 use super::{Engine, Options};
 
-const BASE_MS: i64 = 1_795_450_000_000;
+pub(super) const BASE_MS: i64 = 1_795_450_000_000;
 
 /// Calls `before` ahead of each operation that changes the database.
 struct Watched {
@@ -44,11 +44,15 @@ impl Kv for Watched {
     fn size_bytes(&self) -> u64 {
         self.kv.size_bytes()
     }
+    fn openings(&self) -> u64 {
+        self.kv.openings()
+    }
 }
 
 pub(super) fn options() -> Options {
     Options {
         retention: Duration::from_secs(100 * 365 * 86_400),
+        archive_after: Duration::from_secs(1000 * 365 * 86_400), // not by itself
         ..Options::default()
     }
 }
@@ -96,7 +100,7 @@ fn status(device: &str, presence: Presence) -> Accepted {
 }
 
 /// Before the first seal, and between it and the second: late samples, corrections, new series, a new device, several hours.
-fn batches() -> (Vec<Accepted>, Vec<Accepted>) {
+pub(super) fn batches() -> (Vec<Accepted>, Vec<Accepted>) {
     let first = (0..20).map(|n: i64| {
         metrics(
             "a",
@@ -122,9 +126,9 @@ fn batches() -> (Vec<Accepted>, Vec<Accepted>) {
     (first.collect(), second.collect())
 }
 
-type Contents = BTreeMap<(String, String), Vec<(i64, String)>>;
+pub(super) type Contents = BTreeMap<(String, String), Vec<(i64, String)>>;
 
-fn contents(store: &Engine) -> Contents {
+pub(super) fn contents(store: &Engine) -> Contents {
     let mut found = Contents::new();
     for device in store.devices(None, 100, &|_| true) {
         let id = device.id.as_str();
@@ -145,7 +149,7 @@ fn contents(store: &Engine) -> Contents {
 }
 
 /// What a store that never sealed holds.
-fn expected() -> Contents {
+pub(super) fn expected() -> Contents {
     let dir = tempfile::tempdir().unwrap();
     let store = Engine::open(dir.path(), options()).unwrap();
     let (first, second) = batches();
@@ -154,7 +158,7 @@ fn expected() -> Contents {
     contents(&store)
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
@@ -413,4 +417,55 @@ fn commits_wait_while_texts_fill_the_heads() {
     assert_eq!(committed.load(Ordering::SeqCst), 300);
     store.seal_now().unwrap();
     assert_eq!(store.head_bytes(), 0);
+}
+
+/// What one seal of a large fleet costs. `cargo test -p devmon-collector --lib --release what_a_seal_costs -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement"]
+fn what_a_seal_of_a_large_fleet_costs() {
+    let devices = std::env::var("DEVICES").map_or(20_000, |n| n.parse().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let changes = Arc::new(AtomicUsize::new(0));
+    let store = {
+        let changes = changes.clone();
+        open_watched(dir.path(), move || {
+            changes.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        })
+    };
+    for round in 0..4u64 {
+        let frames = |n: u64| -> Vec<(i64, &str, String)> {
+            let sources = ["cpu", "disk", "memory", "net", "temperature"];
+            let tree = |s: usize| {
+                let leaves =
+                    (0..10).map(|m| format!("\"metric_{m}\":{}", n * 7 + round * s as u64 + m));
+                leaves.collect::<Vec<_>>().join(",")
+            };
+            let frame = |(s, name)| (round as i64 * 10_000, name, tree(s));
+            sources.into_iter().enumerate().map(frame).collect()
+        };
+        for from in (0..devices).step_by(500) {
+            let batch =
+                (from..from + 500).map(|n| metrics(&format!("device-{n}"), round, &frames(n)));
+            store.commit(&batch.collect::<Vec<_>>()).unwrap();
+        }
+        let (before, begin) = (changes.swap(0, Ordering::SeqCst), Instant::now());
+        store.seal_now().unwrap();
+        let status = store.status();
+        eprintln!(
+            "seal {round}: {:?}, {} changes of the database ({before} by itself before), {} blocks, {} bytes on disk",
+            begin.elapsed(),
+            changes.load(Ordering::SeqCst),
+            status.blocks,
+            status.database_bytes
+        );
+    }
+    let begin = Instant::now();
+    drop(store);
+    let store = Engine::open(dir.path(), options()).unwrap();
+    eprintln!(
+        "closed and opened in {:?}: {} series",
+        begin.elapsed(),
+        store.status().series
+    );
 }

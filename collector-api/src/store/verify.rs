@@ -69,7 +69,7 @@ pub fn verify(dir: &Path, watch: &mut dyn Watch) -> Result<Verified, StoreError>
         watch,
         verified: Verified::default(),
     };
-    if let Some(text) = open::degraded(dir)? {
+    if let Some(text) = open::degraded(dir, Vec::new())? {
         finder.watch.note(&text);
     }
     let mut count = 0;

@@ -299,7 +299,7 @@ impl Store for MemoryStore {
             dead_letters_bytes: 5,
             last_commit_us: 2_100,
             degraded: content.degraded.clone(),
-            sealing_problem: None,
+            ..StoreStatus::default()
         }
     }
 }

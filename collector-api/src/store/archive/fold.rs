@@ -10,7 +10,7 @@ use crate::store::column::{Cells, MAX_DIGITS, exact_at, scale};
 use crate::store::rollup::Rollup;
 
 /// The rollups of samples whose times ascend, by bucket. Booleans count as the numbers 0 and 1, texts as none.
-pub(super) fn rollups(ts: &[i64], cells: &Cells, bucket_ms: i64) -> Vec<Rollup> {
+pub(crate) fn rollups(ts: &[i64], cells: &Cells, bucket_ms: i64) -> Vec<Rollup> {
     let mut out = Vec::new();
     let mut begin = 0;
     for bucket in ts.chunk_by(|a, b| a.div_euclid(bucket_ms) == b.div_euclid(bucket_ms)) {

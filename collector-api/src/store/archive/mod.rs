@@ -45,11 +45,7 @@ mod section;
 mod tests;
 mod write;
 
-#[cfg_attr(
-    not(test),
-    expect(unused_imports, reason = "the lifecycle of days will use it")
-)]
-pub(crate) use self::{read::DayFile, write::Writer};
+pub(crate) use self::{fold::rollups as roll_up, read::DayFile, write::Writer};
 
 const MAGIC: &[u8; 8] = b"devmonDA";
 const MAGIC_AT_END: &[u8; 8] = b"DAdevmon";
