@@ -1,4 +1,4 @@
-//! `compact`: brings what is in the journal into the database now, while no collector runs.
+//! `compact`: brings what is in the journal into the database, and days that are over into their files, now, while no collector runs.
 
 use std::path::Path;
 
@@ -13,10 +13,15 @@ pub fn run(dir: &Path) -> anyhow::Result<()> {
     let progress = Progress::new("compacting", 1);
     let store = open_existing(dir)?;
     at(dir, store.seal_now())?;
+    at(dir, store.compact_now())?;
     drop(progress);
     let status = store.status();
     print(format_args!(
-        "{} blocks in {} bytes of database; {} bytes of journal",
-        status.blocks, status.database_bytes, status.journal_bytes
+        "{} day files in {} bytes; {} blocks in {} bytes of database; {} bytes of journal",
+        status.archive_files,
+        status.archive_bytes,
+        status.blocks,
+        status.database_bytes,
+        status.journal_bytes
     ))
 }

@@ -25,10 +25,11 @@ use crate::store::{Engine, Options};
 const A_CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// Opens the store in `dir` as a collector would, but with a retention that takes nothing: what is kept how long is the configuration's business, and is
-/// seen to by the next `run`.
+/// seen to by the next `run`. So is archiving, unless it is asked for.
 fn open(dir: &Path) -> anyhow::Result<Engine> {
     let options = Options {
         retention: A_CENTURY,
+        archive_after: A_CENTURY,
         seal_age: A_CENTURY, // samples that are imported came long ago; full heads are sealed all the same
         ..Options::default()
     };

@@ -152,7 +152,7 @@ fn read_csv(
     let mut reader = csv::Reader::from_reader(from);
     let header = reader.headers()?;
     ensure!(
-        header == &HEADER[..],
+        header.iter().eq(HEADER),
         "line 1: the header is not {}, so this is nothing that export wrote",
         HEADER.join(",")
     );

@@ -30,10 +30,23 @@ pub fn of_directory(dir: &Path) -> anyhow::Result<()> {
             format!("{} to {}", end(first), end(last.saturating_add(1)))
         },
     );
+    let days = figures.days.map(|(first, last)| {
+        let start = |day: u32| crate::api::time::format(i64::from(day) * 86_400_000);
+        format!(", {} to {}", start(first), start(last.saturating_add(1)))
+    });
     for (name, value) in [
         ("devices", figures.devices.to_string()),
         ("series", figures.series.to_string()),
-        ("samples from", hours),
+        ("blocks from", hours),
+        (
+            "archive",
+            format!(
+                "{} in {} day files{}",
+                bytes(figures.archive_bytes),
+                figures.archive_files,
+                days.unwrap_or_default()
+            ),
+        ),
         ("blocks", figures.blocks.to_string()),
         ("database", bytes(figures.database_bytes)),
         (

@@ -41,12 +41,15 @@ pub fn run(dir: &Path) -> anyhow::Result<()> {
         series,
         blocks,
         samples,
+        day_files,
+        archived_samples,
         dead_letters,
         faults,
     } = verified;
     print(format_args!(
         "journal       {journal_records} messages in {journal_segments} segments\n\
          database      {samples} samples in {blocks} blocks; {devices} devices, {series} series\n\
+         archive       {archived_samples} samples in {day_files} day files\n\
          dead letters  {dead_letters}\n\
          faults        {faults}"
     ))?;

@@ -213,19 +213,23 @@ pub(super) fn open(dir: &Path, kv: &dyn Kv, adopt: bool) -> Result<Opened, Store
     Ok(opened)
 }
 
+/// Whether a file has the name of a day file.
+pub(super) fn is_day_file(path: &Path) -> bool {
+    parse(&path.file_name().unwrap_or_default().to_string_lossy()).is_some()
+}
+
 /// True if there is a day file, whether it counts or not.
 pub(super) fn has_files(dir: &Path) -> Result<bool, StoreError> {
     let folder = folder(dir);
     std::fs::create_dir_all(&folder).map_err(|e| failed(&folder, &e))?;
-    let is_day =
-        |path: &PathBuf| parse(&path.file_name().unwrap_or_default().to_string_lossy()).is_some();
-    Ok(files(&folder)?.iter().any(is_day))
+    Ok(files(&folder)?.iter().any(|path| is_day_file(path)))
 }
 
 /// What the name of a file ends with until it is whole.
 pub(super) const TEMPORARY: &str = ".tmp";
 
-fn files(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
+/// All that lies in the archive's folder.
+pub(super) fn files(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let entries = std::fs::read_dir(folder).map_err(|e| failed(folder, &e))?;
     let paths = entries.map(|entry| entry.map(|e| e.path()));
     paths
@@ -233,7 +237,8 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
         .map_err(|e| failed(folder, &e))
 }
 
-fn records(kv: &dyn Kv) -> Result<BTreeMap<u32, Named>, StoreError> {
+/// Which file counts for each day.
+pub(super) fn records(kv: &dyn Kv) -> Result<BTreeMap<u32, Named>, StoreError> {
     let mut records = BTreeMap::new();
     let mut damaged = None;
     kv.scan(Table::Meta, b"day", b"daz", &mut |key, value| {

@@ -4,7 +4,6 @@
 //! that a kill left half made is removed, for sled does not open with it.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::path::Path;
 
 use devmon_core::journal::Checker;
@@ -12,8 +11,9 @@ use devmon_core::journal::Checker;
 use super::blob::{self, Id};
 use super::block;
 use super::catalogue::Catalogue;
+use super::days::{self, Named};
 use super::engine::StoreError;
-use super::kv::{Kv, SledKv, Table};
+use super::kv::{Each, Kv, SledKv, Table};
 use super::local::Watermark;
 use super::open;
 use super::persist::{Hour, Restore};
@@ -29,6 +29,11 @@ pub struct Figures {
     pub blocks: u64,
     pub database_bytes: u64,
     pub dead_letters_bytes: u64,
+    /// Day files that count.
+    pub archive_files: u64,
+    pub archive_bytes: u64,
+    /// First and last of their days, in days since 1970.
+    pub days: Option<(u32, u32)>,
     /// First and last hour with blocks, in hours since 1970.
     pub hours: Option<(u32, u32)>,
     /// What was moved aside at some start, for an operator.
@@ -40,6 +45,8 @@ pub(super) struct Known {
     pub(super) watermark: Option<Watermark>,
     pub(super) catalogue: Catalogue,
     pub(super) hours: BTreeMap<u32, Hour>,
+    /// Which file counts for each day.
+    pub(super) days: BTreeMap<u32, Named>,
     /// Records that were replaced, and those of a seal that was not finished.
     pub(super) leftovers: u64,
 }
@@ -91,15 +98,13 @@ pub(super) fn known(kv: &dyn Kv) -> Result<Known, StoreError> {
         watermark,
         catalogue,
         hours,
+        days: days::records(kv)?,
         leftovers: leftovers.garbage.len() as u64,
     })
 }
 
 /// Hands over all blocks by key, until it is told to stop.
-pub(super) fn blocks(
-    kv: &dyn Kv,
-    each: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-) -> Result<(), StoreError> {
+pub(super) fn blocks(kv: &dyn Kv, each: Each<'_>) -> Result<(), StoreError> {
     kv.scan(Table::Blocks, &[], &[0xff; block::KEY_BYTES + 1], each)
 }
 
@@ -125,6 +130,13 @@ pub fn figures(dir: &Path) -> Result<Figures, StoreError> {
         figures.devices = known.catalogue.devices.len() as u64;
         figures.series = known.catalogue.series;
         figures.blocks = known.hours.values().map(|hour| hour.blocks).sum();
+        for (day, named) in &known.days {
+            figures.archive_files += 1;
+            let file = std::fs::metadata(days::path(dir, *day, named.revision));
+            figures.archive_bytes += file.map_or(0, |meta| meta.len());
+        }
+        let ends = known.days.keys().next().zip(known.days.keys().next_back());
+        figures.days = ends.map(|(first, last)| (*first, *last));
         let first = known.hours.first_key_value();
         let last = known.hours.last_key_value();
         figures.hours = first

@@ -6,16 +6,19 @@
 //! | journal | each segment's header, each record's checksum, and whether its message can be decoded; whether it begins where the watermark asks for |
 //! | catalogue | each record: checksum, form, device and stream that it names |
 //! | blocks | each: checksum, all columns, times within its hour, stream and series in the catalogue, hour in the list by which reads find it |
+//! | archive | each day file: every checksum, every column decoded; its streams in the catalogue |
 //! | dead letters | each segment and record |
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use devmon_core::journal::{Checker, Position};
 use devmon_core::wire::TimestampMs;
 
+use super::archive::DayFile;
 use super::block::{self, Block};
+use super::days::{self, DAY_HOURS, Named};
 use super::engine::StoreError;
 use super::head::hour_of;
 use super::kv::Kv;
@@ -42,6 +45,9 @@ pub struct Verified {
     pub blocks: u64,
     /// In blocks.
     pub samples: u64,
+    pub day_files: u64,
+    /// In day files, or that their rollups stand for.
+    pub archived_samples: u64,
     pub dead_letters: u64,
     pub faults: u64,
 }
@@ -87,11 +93,13 @@ pub fn verify(dir: &Path, watch: &mut dyn Watch) -> Result<Verified, StoreError>
     finder.verified.journal_segments = segments;
     finder.verified.journal_records = count;
 
+    let mut archive = None;
     match look::database(dir) {
         Ok(None) => finder.watch.note("there is no database yet"),
-        Ok(Some(kv)) => verify_database(&kv, &journal, &mut finder),
+        Ok(Some(kv)) => archive = verify_database(&kv, &journal, &mut finder),
         Err(error) => finder.fault("db", &error),
     }
+    verify_archive(dir, archive.as_ref(), &mut finder)?;
 
     let letters = dir.join("dead-letters");
     if letters.is_dir() {
@@ -166,7 +174,17 @@ fn verify_journal(
     Ok(journal.segments().len() as u64)
 }
 
-fn verify_database(kv: &dyn Kv, journal: &Checker, finder: &mut Finder<'_>) {
+/// Number of series by stream, as the catalogue has them.
+type Streams = HashMap<u32, u32>;
+
+/// What day files have to agree with.
+struct Archive {
+    days: BTreeMap<u32, Named>,
+    streams: Streams,
+}
+
+/// Looks at the database and returns what it says of the archive, if that can be read.
+fn verify_database(kv: &dyn Kv, journal: &Checker, finder: &mut Finder<'_>) -> Option<Archive> {
     let known = match look::known(kv) {
         Ok(known) => Some(known),
         Err(error) => {
@@ -175,7 +193,7 @@ fn verify_database(kv: &dyn Kv, journal: &Checker, finder: &mut Finder<'_>) {
             None
         }
     };
-    let mut series = HashMap::new();
+    let mut series = Streams::new();
     if let Some(known) = &known {
         verify_watermark(known, journal, finder);
         if known.leftovers > 0 {
@@ -201,6 +219,10 @@ fn verify_database(kv: &dyn Kv, journal: &Checker, finder: &mut Finder<'_>) {
         }
     }
     verify_blocks(kv, known.as_ref(), &series, finder);
+    known.map(|known| Archive {
+        days: known.days,
+        streams: series,
+    })
 }
 
 /// The journal has to begin at or before the place from which a start replays.
@@ -222,7 +244,7 @@ fn verify_watermark(known: &look::Known, journal: &Checker, finder: &mut Finder<
 fn verify_blocks(
     kv: &dyn Kv,
     known: Option<&look::Known>,
-    series: &HashMap<u32, u32>,
+    series: &Streams,
     finder: &mut Finder<'_>,
 ) {
     let committed = known.map_or(u32::MAX, |k| k.watermark.map_or(0, |w| w.generation));
@@ -295,7 +317,10 @@ fn verify_blocks(
             "{unfinished} blocks of a seal that was not finished; the journal has what is in them, and the next start removes them"
         ));
     }
-    for (hour, listed) in known.iter().flat_map(|k| &k.hours) {
+    // A day's file stands for its blocks, and their hours are counted anew at each start.
+    let archived = |hour: u32| known.is_some_and(|k| k.days.contains_key(&(hour / DAY_HOURS)));
+    let listed = known.iter().flat_map(|k| &k.hours);
+    for (hour, listed) in listed.filter(|(hour, _)| !archived(**hour)) {
         let found = by_hour.get(hour).copied().unwrap_or(0);
         if found < listed.blocks {
             // Retention may have been at work when the collector ended, so this is no proof of a loss.
@@ -307,6 +332,211 @@ fn verify_blocks(
     }
 }
 
+/// `known`: what the database says of day files and streams, if it could be read. Files that it does not name do not count, and go at the next start.
+fn verify_archive(
+    dir: &Path,
+    known: Option<&Archive>,
+    finder: &mut Finder<'_>,
+) -> Result<(), StoreError> {
+    let folder = days::folder(dir);
+    if !folder.is_dir() {
+        return Ok(());
+    }
+    let mut found: Vec<PathBuf> = days::files(&folder)?;
+    found.retain(|path| days::is_day_file(path));
+    found.sort();
+    let mut counted = found.clone();
+    if let Some(known) = known {
+        let named = known.days.iter();
+        counted = named
+            .map(|(day, named)| days::path(dir, *day, named.revision))
+            .collect();
+        let others = found.iter().filter(|path| !counted.contains(path)).count();
+        if others > 0 {
+            finder.watch.note(&format!(
+                "archive: {others} files that do not count; the next start removes them"
+            ));
+        }
+    }
+    let bytes = |path: &PathBuf| path.metadata().map_or(0, |meta| meta.len());
+    finder
+        .watch
+        .part("archive", counted.iter().map(bytes).sum());
+    for path in counted {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let place = format!("archive/{name}");
+        if let Err(error) = verify_day_file(&path, &place, known, finder) {
+            finder.fault(&place, &error);
+        }
+        finder.watch.done(bytes(&path));
+    }
+    Ok(())
+}
+
+fn verify_day_file(
+    path: &Path,
+    place: &str,
+    known: Option<&Archive>,
+    finder: &mut Finder<'_>,
+) -> Result<(), StoreError> {
+    let file = DayFile::open(path)?;
+    finder.verified.day_files += 1;
+    finder.verified.archived_samples += file.figures().samples;
+    file.verify()?;
+    let Some(known) = known else { return Ok(()) };
+    let unknown = file
+        .streams()?
+        .into_iter()
+        .filter(|s| !known.streams.contains_key(s))
+        .count();
+    if unknown > 0 {
+        finder.fault(
+            place,
+            &format!("the catalogue does not have {unknown} of its streams"),
+        );
+    }
+    Ok(())
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use devmon_core::wire::Message;
+
+    use super::*;
+    use crate::store::archive::{Holds, Writer};
+    use crate::store::block::{Table, TableColumn};
+    use crate::store::engine::{Accepted, Content, Store as _};
+    use crate::store::{Cells, Engine, Options};
+
+    /// Keeps what it is told.
+    #[derive(Default)]
+    struct Told {
+        faults: Vec<String>,
+        notes: Vec<String>,
+    }
+
+    impl Watch for Told {
+        fn part(&mut self, _: &'static str, _: u64) {}
+        fn done(&mut self, _: u64) {}
+        fn fault(&mut self, place: &str, what: &str) {
+            self.faults.push(format!("{place}: {what}"));
+        }
+        fn note(&mut self, text: &str) {
+            self.notes.push(text.to_owned());
+        }
+    }
+
+    fn told(dir: &Path) -> (Verified, Told) {
+        let mut told = Told::default();
+        let verified = verify(dir, &mut told).unwrap();
+        assert_eq!(verified.faults, told.faults.len() as u64);
+        (verified, told)
+    }
+
+    /// One device with one series: three samples of now in a block, and three of two days ago in a day file, whose path is returned.
+    fn store(dir: &Path) -> PathBuf {
+        let store = Engine::open(dir, Options::default()).unwrap();
+        let now = TimestampMs::now();
+        let old = TimestampMs(now.0 - 2 * days::DAY_MS);
+        let day = days::start_of(days::day_of(old)).0;
+        for ts in (0..3).flat_map(|n| [now.0 - n, day + n]) {
+            let payload = format!("{{\"ts\":{ts},\"metrics\":{{\"cpu\":{{\"n\":{ts}}}}}}}");
+            let message = Message::decode(payload.as_bytes()).unwrap();
+            let item = Accepted {
+                device: "d".parse().unwrap(),
+                received: now,
+                payload: payload.into(),
+                content: Content::Metrics {
+                    id: None,
+                    frames: message.frames,
+                },
+            };
+            store.commit(&[item]).unwrap();
+        }
+        store
+            .compact_before(TimestampMs(now.0 - days::DAY_MS))
+            .unwrap();
+        days::path(dir, days::day_of(old), 1)
+    }
+
+    #[test]
+    fn day_files_are_verified_byte_by_byte_and_against_the_catalogue() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = store(dir.path());
+        let name = format!("archive/{}", path.file_name().unwrap().to_str().unwrap());
+        let (verified, clean) = told(dir.path());
+        assert_eq!(clean.faults, [""; 0]);
+        assert_eq!(clean.notes, [""; 0]);
+        assert!(
+            verified.samples <= 3,
+            "one at midnight goes to its day's file"
+        );
+        assert_eq!((verified.day_files, verified.archived_samples), (1, 3));
+        let bytes = std::fs::read(&path).unwrap();
+        for at in (0..bytes.len()).step_by(bytes.len() / 9) {
+            let mut changed = bytes.clone();
+            changed[at] ^= 0x20;
+            std::fs::write(&path, changed).unwrap();
+            let (_, found) = told(dir.path());
+            assert_eq!(found.faults.len(), 1, "byte {at}");
+            assert!(found.faults[0].starts_with(&name), "{:?}", found.faults);
+        }
+        std::fs::write(&path, bytes).unwrap();
+        let other = path.with_file_name("2020-01-01.7.dma");
+        std::fs::copy(&path, &other).unwrap();
+        let (_, found) = told(dir.path());
+        assert_eq!(found.faults, [""; 0]);
+        assert!(
+            found.notes[0].contains("1 files that do not count"),
+            "{:?}",
+            found.notes
+        );
+        std::fs::remove_file(&other).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let (_, found) = told(dir.path());
+        assert_eq!(found.faults.len(), 1);
+        assert!(found.faults[0].starts_with(&name), "{:?}", found.faults);
+    }
+
+    #[test]
+    fn a_day_file_with_a_stream_that_nobody_knows_is_a_fault() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = store(dir.path());
+        std::fs::remove_file(&path).unwrap();
+        let day = days::day_of(TimestampMs::now()) - 2;
+        let table = Table {
+            ts: vec![days::start_of(day).0],
+            columns: vec![TableColumn {
+                series: 0,
+                rows: vec![0],
+                cells: Cells::Float(vec![0.5]),
+            }],
+        };
+        let mut writer = Writer::create(&path, day, Holds::Raw).unwrap();
+        writer.raw(7, &table).unwrap();
+        writer.finish().unwrap();
+        let (_, found) = told(dir.path());
+        assert_eq!(found.faults.len(), 1);
+        let said = "does not have 1 of its streams";
+        assert!(found.faults[0].contains(said), "{:?}", found.faults);
+    }
+
+    #[test]
+    fn a_database_that_does_not_open_is_a_fault_and_stays_where_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        store(dir.path());
+        let log = dir.path().join("db/db");
+        let length = std::fs::metadata(&log).unwrap().len() as usize;
+        std::fs::write(&log, vec![0x5a; length]).unwrap();
+        let conf = dir.path().join("db/conf");
+        std::fs::write(&conf, b"nothing of sled's").unwrap();
+        let (_, found) = told(dir.path());
+        assert!(found.faults[0].starts_with("db: "), "{:?}", found.faults);
+        assert!(found.notes.is_empty(), "{:?}", found.notes);
+        assert_eq!(std::fs::read(&log).unwrap(), vec![0x5a; length]);
+    }
 }
