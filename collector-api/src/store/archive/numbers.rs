@@ -8,6 +8,7 @@
 //! | 3 | runs | varint: number of runs r; r lengths less one, r values: series of this kind, but not 3 |
 //! | 4 | multiples | zigzag varint first, varint factor f ≥ 2; a series of (x − first) / f, of this kind, but not 4 |
 //! | 5 | pco | varint length; that many bytes: pco's wrapped format, one chunk meta and one page (i64) |
+//! | 6 | line | zigzag varint step; what is left of each number when i × step is taken from the ith, from 0 on: a series of this kind, but not 6 |
 
 use pco::data_types::Number;
 use pco::wrapped::{FileCompressor, FileDecompressor};
@@ -23,17 +24,55 @@ const PACKED: u8 = 2;
 const RUNS: u8 = 3;
 const MULTIPLES: u8 = 4;
 const PCO: u8 = 5;
+const LINE: u8 = 6;
 
 /// pco's own default; see docs/benchmarks.md for what others gain.
 const PCO_LEVEL: usize = 8;
+/// How often differences are taken. All are tried: pco's own search samples, and finds 3 % less on real metrics.
+const ORDERS: [DeltaSpec; 3] = [
+    DeltaSpec::NoOp,
+    DeltaSpec::TryConsecutive(1),
+    DeltaSpec::TryConsecutive(2),
+];
+/// Times that take no more need no line.
+const MOST_FOR_EVEN_TIMES: usize = 32;
 /// Below, pco's table of bins costs more than it saves.
 const LEAST_FOR_PCO: usize = 48;
-/// Above, varints never win over pco.
-const MOST_FOR_VARINTS: usize = 2048;
+/// Above, varints hardly ever win over pco.
+const MOST_FOR_VARINTS: usize = 128;
 
 /// Appends the series.
 pub(super) fn put(out: &mut Vec<u8>, values: &[i64]) {
     put_as(out, values, true, true);
+}
+
+/// Appends a series of times that are meant to be evenly apart: what each is early or late is less than what two neighbours are together.
+pub(super) fn put_times(out: &mut Vec<u8>, values: &[i64]) {
+    let mut best = Vec::new();
+    put(&mut best, values);
+    let mut apart: Vec<i64> = values.windows(2).map(|w| w[1].wrapping_sub(w[0])).collect();
+    let middle = apart.len() / 2;
+    if best.len() > MOST_FOR_EVEN_TIMES && middle > 0 {
+        let median = *apart.select_nth_unstable(middle).1;
+        let mut steps = [1, 10, 100, 1000]
+            .map(|unit| median.saturating_add(unit / 2) / unit * unit)
+            .to_vec();
+        steps.dedup();
+        for step in steps {
+            let mut line = 0i64;
+            let rest = values.iter().map(|x| {
+                let rest = x.wrapping_sub(line);
+                line = line.wrapping_add(step);
+                rest
+            });
+            let rest: Vec<i64> = rest.collect();
+            let mut other = vec![LINE];
+            put_i64(&mut other, step);
+            put(&mut other, &rest);
+            keep_shorter(&mut best, other);
+        }
+    }
+    out.extend_from_slice(&best);
 }
 
 fn put_as(out: &mut Vec<u8>, values: &[i64], runs: bool, multiples: bool) {
@@ -67,7 +106,7 @@ fn put_as(out: &mut Vec<u8>, values: &[i64], runs: bool, multiples: bool) {
         keep_shorter(&mut best, shorter);
     }
     if (values.len() >= LEAST_FOR_PCO || best.is_empty())
-        && let Some(bytes) = pco_bytes(values, &[DeltaSpec::Auto])
+        && let Some(bytes) = pco_bytes(values, &ORDERS)
     {
         let mut shorter = vec![PCO];
         put_bytes(&mut shorter, &bytes);
@@ -135,7 +174,18 @@ fn as_runs(values: &[i64], multiples: bool) -> Option<Vec<u8>> {
 
 /// Reads a series of `n` numbers; `n` must be bounded by the caller.
 pub(super) fn get(from: &mut Cursor<'_>, n: usize) -> Result<Vec<i64>, Malformed> {
-    get_as(from, n, true, true)
+    if from.0.first() != Some(&LINE) {
+        return get_as(from, n, true, true);
+    }
+    from.u8()?;
+    let step = from.i64()?;
+    let mut values = get_as(from, n, true, true)?;
+    let mut line = 0i64;
+    for x in &mut values {
+        *x = x.wrapping_add(line);
+        line = line.wrapping_add(step);
+    }
+    Ok(values)
 }
 
 fn get_as(
@@ -284,6 +334,22 @@ mod tests {
             let read = get_pco::<i64>(&bytes, values.len());
             prop_assert!(read.is_err() || read.unwrap().len() == values.len());
         }
+    }
+
+    #[test]
+    fn late_times_cost_what_they_are_late() {
+        let late = |i: i64| i * 7919 % 5;
+        let times: Vec<i64> = (0..8640)
+            .map(|i| i * 10_000 + late(i) + i / 3000 * 40_000)
+            .collect();
+        let mut bytes = Vec::new();
+        put_times(&mut bytes, &times);
+        assert_eq!(get(&mut Cursor(&bytes), times.len()).unwrap(), times);
+        assert!(
+            bytes.len() < 8640 * 25 / 80,
+            "{} bytes: 2.3 bits each are in them",
+            bytes.len()
+        );
     }
 
     #[test]

@@ -234,7 +234,7 @@ fn put_raw(draft: &mut Draft, table: &Table) {
         let ts = &table.ts[chunk.clone()];
         let since: Vec<i64> = ts.iter().map(|t| t - ts[0]).collect();
         let mut bytes = Vec::new();
-        numbers::put(&mut bytes, &since);
+        numbers::put_times(&mut bytes, &since);
         draft.piece(bytes);
     }
     for column in &table.columns {
