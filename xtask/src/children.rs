@@ -83,6 +83,25 @@ impl Running {
         &self.name
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Closes its standard input, if that was piped, and waits until it has ended by itself.
+    pub(crate) fn close(&mut self, deadline: Duration) -> anyhow::Result<ExitStatus> {
+        drop(self.child.stdin.take());
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.ended()? {
+                return Ok(status);
+            }
+            if start.elapsed() > deadline {
+                bail!("{} did not end within {deadline:?}", self.name);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     fn end(&mut self) -> anyhow::Result<()> {
         if self.ended()?.is_some() {
             return Ok(());

@@ -1,8 +1,9 @@
 //! The project's own commands. One file a command; each does all its set-up itself and says what it is doing.
 //!
 //! `cargo xtask demo` runs the main job on this machine, `cargo xtask test` all checks (what `.ci/run` runs), `cargo xtask fuzz` the parsers
-//! of outside bytes under libFuzzer.
+//! of outside bytes under libFuzzer, `cargo xtask bench` measures beside the peers.
 
+mod bench;
 mod children;
 mod demo;
 mod fuzz;
@@ -28,6 +29,9 @@ enum Command {
     Test(test::Test),
     /// Fuzz the parsers of outside bytes.
     Fuzz(fuzz::Fuzz),
+    /// Measure, side by side with the peers.
+    #[command(subcommand)]
+    Bench(bench::Bench),
 }
 
 fn main() -> std::process::ExitCode {
@@ -35,6 +39,7 @@ fn main() -> std::process::ExitCode {
         Command::Demo(demo) => demo.run(),
         Command::Test(test) => test.run(),
         Command::Fuzz(fuzz) => fuzz.run(),
+        Command::Bench(bench) => bench.run(),
     };
     match done {
         Ok(()) => std::process::ExitCode::SUCCESS,
