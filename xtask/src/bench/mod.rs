@@ -9,6 +9,7 @@ mod http;
 mod measure;
 mod ours;
 mod peers;
+mod publish;
 mod record;
 mod replay;
 mod report;
@@ -30,6 +31,9 @@ pub(crate) enum Bench {
     Store(store::Store),
     /// Record a running node_exporter for the replay.
     Record(record::Record),
+    /// Publish the messages of a set: the load generator of `store`, a process of its own.
+    #[command(hide = true)]
+    Publish(publish::Publish),
 }
 
 impl Bench {
@@ -37,6 +41,7 @@ impl Bench {
         match self {
             Self::Store(store) => store.run(),
             Self::Record(record) => record.run(),
+            Self::Publish(publish) => publish.run(),
         }
     }
 }

@@ -12,6 +12,7 @@ use super::http::{Client, encode};
 use super::measure::{Check, Measured, Queries, Questions, Stage, check_values};
 use super::server::{self, Server, disk_bytes, word};
 use super::set::{Series, Set};
+use super::stop;
 use crate::children::Running;
 use crate::target_dir;
 
@@ -48,7 +49,7 @@ impl Ours {
             .arg(&data)
             .args(&messages.files)
             .stdin(Stdio::piped());
-        let (mut process, line) = Running::ready("intake", command, DEADLINE)?;
+        let (mut process, line) = Running::ready_unless("intake", command, DEADLINE, &stop::check)?;
         let figure = |key| word(&line, key).and_then(|text| text.parse::<f64>().ok());
         let intake = Stage {
             wall_s: figure("wall_s=").context("intake: no wall_s")?,
@@ -60,6 +61,38 @@ impl Ours {
             bail!("intake ended with {status}");
         }
         self.after("devmon, library", set, &data, intake, None, peak_bytes)
+    }
+
+    /// The same messages through the collector's listener, from a generator that is a process of its own.
+    pub(super) fn listener(
+        &self,
+        set: &Set,
+        messages: &Messages,
+        dir: &Path,
+    ) -> anyhow::Result<Measured> {
+        let data = dir.join("devmon-listener");
+        std::fs::create_dir_all(&data)?;
+        let (server, line) = self.start(&data)?;
+        let mqtt = word(&line, "mqtt=mqtt://").context("its ready line names no mqtt address")?;
+        let before = server.cpu_s()?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command
+            .args(["bench", "publish", "--to", mqtt])
+            .args(&messages.files)
+            .stdin(Stdio::piped());
+        let (mut process, line) =
+            Running::ready_unless("publish", command, DEADLINE, &stop::check)?;
+        let wall_s = word(&line, "wall_s=").and_then(|text| text.parse().ok());
+        let intake = Stage {
+            wall_s: wall_s.context("publish: no wall_s")?,
+            cpu_s: server.cpu_s()? - before,
+        };
+        let client_cpu_s = server::cpu_s(process.pid())?;
+        let peak_bytes = server.peak_bytes()?;
+        process.close(DEADLINE)?;
+        server.stop()?;
+        let name = "devmon, listener";
+        self.after(name, set, &data, intake, Some(client_cpu_s), peak_bytes)
     }
 
     /// What comes behind the intake is the same for both ways.
@@ -139,14 +172,8 @@ impl Ours {
             command.arg("--seal");
             command
         };
-        let output = command.arg(data).stdin(Stdio::null()).output()?;
-        if !output.status.success() {
-            bail!(
-                "{command:?} failed ({}): {}",
-                output.status,
-                String::from_utf8_lossy(&output.stderr)
-            );
-        }
+        command.arg(data);
+        server::finish("compaction", command, &data.with_extension("log"))?;
         Ok(Stage {
             wall_s: begin.elapsed().as_secs_f64(),
             cpu_s: server::ended_children_cpu_s()? - before,

@@ -50,23 +50,20 @@ impl Peer {
         }
     }
 
+    /// As Debian names it: their own programs do not all know.
     fn version(self) -> anyhow::Result<String> {
-        let (program, _) = self.program();
-        let arg = match self {
-            Self::Victoria => "--version",
-            Self::Influx => "version",
-        };
-        let out = Command::new(program).arg(arg).output()?;
-        let text = String::from_utf8_lossy(&out.stdout).into_owned()
-            + &String::from_utf8_lossy(&out.stderr);
-        let digits = |word: &&str| {
-            let word = word.trim_start_matches('v');
-            word.contains('.') && word.starts_with(|c: char| c.is_ascii_digit())
-        };
-        // victoria-metrics-20221013-…-v1.79.5 and InfluxDB v1.6.7~rc0
-        let mut words = text.split(|c: char| c.is_whitespace() || c == '-' || c == '~');
-        let found = words.find(digits).unwrap_or("of unknown version");
-        Ok(format!("{} {}", self.name(), found.trim_start_matches('v')))
+        let (_, package) = self.program();
+        let format = "-f=${source:Upstream-Version}";
+        let out = Command::new("dpkg-query")
+            .args(["-W", format, package])
+            .output()?;
+        let text = String::from_utf8_lossy(&out.stdout);
+        let digits = text.split(['+', '~']).next().filter(|v| !v.is_empty());
+        Ok(format!(
+            "{} {}",
+            self.name(),
+            digits.unwrap_or("of unknown version")
+        ))
     }
 
     fn write_path(self) -> &'static str {
@@ -130,7 +127,7 @@ impl Peer {
             cpu_s: server.cpu_s()? - before,
         };
         let peak_bytes = server.peak_bytes()?;
-        drop(server);
+        server.stop()?;
         let intake_bytes = disk_bytes(&data)?;
 
         let compaction = self.compact(&place, &data)?;
@@ -176,10 +173,12 @@ impl Peer {
             idle_s += wait_for_merges(&server.http)?;
         }
         wait_until_quiet(data, QUIET)?;
-        Ok(Stage {
+        let stage = Stage {
             wall_s: begin.elapsed().as_secs_f64() - idle_s,
             cpu_s: server.cpu_s()?,
-        })
+        };
+        server.stop()?;
+        Ok(stage)
     }
 
     fn selector(self, device: &str, series: &Series) -> String {

@@ -19,6 +19,8 @@ use crate::children::Running;
 /// `USER_HZ`, the unit of times in `/proc`: 100 on every Linux that Debian builds.
 const TICKS_PER_SECOND: f64 = 100.0;
 const READY_DEADLINE: Duration = Duration::from_secs(120);
+/// A server that is killed half-way has not written what is counted next.
+const END_DEADLINE: Duration = Duration::from_secs(120);
 /// How often a server is asked whether it is ready: what a start-up time is exact to.
 const POLL: Duration = Duration::from_millis(1);
 
@@ -78,8 +80,8 @@ impl Server {
     ) -> anyhow::Result<(Self, String)> {
         command.stdin(Stdio::null()).stderr(append(log)?);
         let begin = Instant::now();
-        let (process, line) =
-            Running::ready(name, command, READY_DEADLINE).with_context(|| tail(log))?;
+        let (process, line) = Running::ready_unless(name, command, READY_DEADLINE, &stop::check)
+            .with_context(|| tail(log))?;
         let ready_ms = begin.elapsed().as_secs_f64() * 1000.0;
         let base = word(&line, "http=")
             .context("its ready line names no http address")?
@@ -93,6 +95,11 @@ impl Server {
         Ok((server, line))
     }
 
+    /// Ends it and waits until it has written what it had in memory.
+    pub(super) fn stop(mut self) -> anyhow::Result<()> {
+        self.process.terminate(END_DEADLINE)
+    }
+
     /// CPU seconds since its start.
     pub(super) fn cpu_s(&self) -> anyhow::Result<f64> {
         Ok(times(&format!("/proc/{}/stat", self.process.pid()))?.0)
@@ -101,6 +108,25 @@ impl Server {
     /// Most memory it ever held, in bytes.
     pub(super) fn peak_bytes(&self) -> anyhow::Result<u64> {
         peak_bytes(self.process.pid())
+    }
+}
+
+/// Runs a program to its end. What it prints goes to `log`.
+pub(super) fn finish(name: &str, mut command: Command, log: &Path) -> anyhow::Result<()> {
+    command
+        .stdin(Stdio::null())
+        .stdout(append(log)?)
+        .stderr(append(log)?);
+    let mut process = Running::start(name, command)?;
+    loop {
+        if let Some(status) = process.ended()? {
+            if status.success() {
+                return Ok(());
+            }
+            bail!("{name} failed ({status}): {}", tail(log));
+        }
+        stop::check()?;
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -1,9 +1,9 @@
 //! `cargo xtask bench store`: builds what is measured, makes the sets, takes each server through them, one at a time.
 
 use std::process::Command;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
 
 use super::feed::{Lines, Messages};
@@ -14,6 +14,7 @@ use super::replay::Recording;
 use super::report::Report;
 use super::set::Set;
 use super::{recording_path, stop, synthetic};
+use crate::children::Running;
 use crate::prepare::{self, heading};
 use crate::{root, target_dir};
 
@@ -117,6 +118,8 @@ fn measure(set: &Set, peers: &[Peer], dir: &std::path::Path) -> anyhow::Result<V
     let mut measured = Vec::new();
     println!("devmon, the intake as a library …");
     measured.push(ours.in_process(set, &messages, dir)?);
+    println!("devmon, the listener …");
+    measured.push(ours.listener(set, &messages, dir)?);
     let lines = if peers.is_empty() {
         None
     } else {
@@ -143,9 +146,18 @@ fn build_and_go() -> anyhow::Result<()> {
         .args(std::env::args_os().skip(1))
         .arg("--built")
         .current_dir(root());
-    // It handles signals itself; ended before it, we would leave it without a parent that waits.
+    // A signal is passed on, and its end is waited for: it has servers to end.
     stop::listen()?;
-    let status = again.status().context("cannot start the release build")?;
+    let mut inner = Running::start("the release build", again)?;
+    let status = loop {
+        if let Some(status) = inner.ended()? {
+            break status;
+        }
+        if stop::check().is_err() {
+            inner.terminate(Duration::from_secs(180))?;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
     if !status.success() {
         bail!("the benchmark failed; its message is above");
     }
