@@ -7,6 +7,8 @@
 //! 3. `seal`: now and then the head becomes blocks (`column`, `block`) in the database (`kv`, over sled), and the journal is trimmed.
 //! 4. `range` reads head and blocks together; `retention` drops old hours; `dead_letters` keeps what was refused.
 
+#[doc(hidden)]
+pub mod bench;
 pub mod engine;
 
 mod blob;

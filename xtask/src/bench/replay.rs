@@ -19,7 +19,7 @@
 //! | varint each | how many times later than the change before (the first: since the start), × 2, + 1 if the series is gone from here |
 //! | signed each | for changes that are values: value × 10^d less the one before; with 255: 8 bytes little-endian instead |
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -180,6 +180,14 @@ impl Recording {
         if times.last().is_some_and(|t| *t >= start + DAY_MS) {
             bail!("the recording is longer than a day");
         }
+        // A metric's series are all of one type: InfluxDB wants it, and a plugin would have it so.
+        let mut floats: HashSet<&str> = HashSet::new();
+        for (name, changes) in self.names.iter().zip(&self.changes) {
+            let whole = |v: f64| v.is_nan() || (v.fract() == 0.0 && v.abs() < 9e15);
+            if !changes.iter().all(|c| whole(c.1)) {
+                floats.insert(metric(name));
+            }
+        }
         let mut series = Vec::new();
         for (name, changes) in self.names.iter().zip(&self.changes) {
             let (name, labels) =
@@ -193,10 +201,7 @@ impl Recording {
                     run.fill(*value);
                 }
             }
-            let integer = values
-                .iter()
-                .filter(|v| !v.is_nan())
-                .all(|v| v.fract() == 0.0 && v.abs() < 9e15);
+            let integer = !floats.contains(name);
             let name = PeerName::Metric {
                 name: name.to_owned(),
                 labels,
@@ -223,6 +228,11 @@ fn scaled(value: f64, digits: u8) -> Option<i64> {
     let exact = whole.abs() < 9e15 && (whole / factor).to_bits() == value.to_bits();
     #[expect(clippy::cast_possible_truncation, reason = "below 2^53")]
     exact.then_some(whole as i64)
+}
+
+/// A series' name without its labels.
+fn metric(series: &str) -> &str {
+    series.split_once('{').map_or(series, |(name, _)| name)
 }
 
 /// Takes a series' name apart: `name{label="text",…}`.

@@ -15,6 +15,7 @@ const END: &str = "<!-- end: written by cargo xtask bench store -->";
 
 #[derive(Default)]
 pub(super) struct Report {
+    /// The text of each, and its figures.
     sets: Vec<(String, Vec<Measured>)>,
     left_out: Vec<String>,
 }
@@ -82,9 +83,10 @@ fn mb(bytes: u64) -> f64 {
 }
 
 impl Report {
-    pub(super) fn push(&mut self, set: &Set, measured: Vec<Measured>) {
-        let title = format!(
-            "Set `{}`: {} device{}, {} series, {} times, {} samples",
+    /// Takes in what one set has shown; returns its part of the text.
+    pub(super) fn push(&mut self, set: &Set, measured: Vec<Measured>) -> &str {
+        let mut text = format!(
+            "### Set `{}`: {} device{}, {} series, {} times, {} samples\n\n",
             set.name,
             set.devices.len(),
             if set.devices.len() == 1 { "" } else { "s" },
@@ -92,15 +94,29 @@ impl Report {
             set.times.len(),
             set.samples()
         );
-        self.sets.push((title, measured));
+        table(&mut text, &measured);
+        let _ = writeln!(text);
+        for m in &measured {
+            let wrong: Vec<String> = m.checks.iter().filter_map(Check::wrong).collect();
+            let _ = match wrong.is_empty() {
+                true => writeln!(
+                    text,
+                    "- {}: {} comparisons with what was sent, all equal",
+                    m.name,
+                    m.checks.len()
+                ),
+                false => writeln!(text, "- {}: **WRONG**: {}", m.name, wrong.join("; ")),
+            };
+        }
+        &self.sets.push_mut((text, measured)).0
     }
 
     pub(super) fn left_out(&mut self, program: &str) {
         self.left_out.push(program.to_owned());
     }
 
-    /// All of it, as Markdown.
-    pub(super) fn text(&self) -> anyhow::Result<String> {
+    /// Machine, versions, and what is missing.
+    pub(super) fn head(&self) -> anyhow::Result<String> {
         let mut text = machine()?;
         for program in &self.left_out {
             let _ = write!(
@@ -108,24 +124,14 @@ impl Report {
                 "\n**NOT MEASURED: {program} was left out or is not installed. This run compares nothing with it.**\n"
             );
         }
-        for (title, measured) in &self.sets {
-            let _ = write!(text, "\n### {title}\n\n");
-            table(&mut text, measured);
-            let _ = writeln!(text);
-            for m in measured {
-                let wrong: Vec<String> = m.checks.iter().filter_map(Check::wrong).collect();
-                let _ = match wrong.is_empty() {
-                    true => writeln!(
-                        text,
-                        "- {}: {} comparisons with what was sent, all equal",
-                        m.name,
-                        m.checks.len()
-                    ),
-                    false => writeln!(text, "- {}: **WRONG**: {}", m.name, wrong.join("; ")),
-                };
-            }
-        }
         Ok(text)
+    }
+
+    /// All of it, as Markdown.
+    pub(super) fn text(&self) -> anyhow::Result<String> {
+        let parts = self.sets.iter().map(|(text, _)| text.as_str());
+        let parts: Vec<&str> = parts.collect();
+        Ok(format!("{}\n{}", self.head()?, parts.join("\n")))
     }
 
     /// # Errors

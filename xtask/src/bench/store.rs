@@ -65,13 +65,14 @@ impl Store {
             std::fs::create_dir_all(&place)?;
             let measured = measure(&set, &peers, &place)?;
             std::fs::remove_dir_all(&place)?;
-            report.push(&set, measured);
+            // Shown at once: what comes later may fail.
+            println!("\n{}", report.push(&set, measured));
         }
         for peer in Peer::ALL.iter().filter(|peer| !peers.contains(peer)) {
             report.left_out(peer.program().0);
         }
         let text = report.text()?;
-        println!("\n{text}");
+        println!("\n{}", report.head()?);
         let whole = self.set.is_none() && !self.quick && peers.len() == Peer::ALL.len();
         if whole && !self.no_write {
             report.write(&text)?;
