@@ -53,6 +53,29 @@ pub struct File {
     retention: Option<DurationText>,
     dead_letters_max_bytes: Option<u64>,
     log_format: Option<String>,
+    #[serde(default)]
+    store: StoreKeys,
+}
+
+/// When the heads are sealed: [`Options`]. The defaults suit every load that is known; tests want many small seals.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoreKeys {
+    seal_samples: Option<u64>,
+    seal_bytes: Option<u64>,
+    seal_journal_bytes: Option<u64>,
+    seal_age: Option<DurationText>,
+}
+
+impl StoreKeys {
+    fn apply(&self, store: &mut Options) {
+        store.seal_samples = self.seal_samples.unwrap_or(store.seal_samples).max(1);
+        store.seal_bytes = self.seal_bytes.unwrap_or(store.seal_bytes).max(1);
+        // A journal whose segments are smaller than a record could not be trimmed in step with the seals.
+        let journal_bytes = self.seal_journal_bytes.unwrap_or(store.seal_journal_bytes);
+        store.seal_journal_bytes = journal_bytes.max(64 << 10);
+        store.seal_age = self.seal_age.map_or(store.seal_age, |age| age.0);
+    }
 }
 
 /// How logs are written.
@@ -257,6 +280,7 @@ impl Settings {
             intake.max_ahead_ms = i64::try_from(max_ahead.0.as_millis()).unwrap_or(i64::MAX);
         }
         let mut store = Options::default();
+        file.store.apply(&mut store);
         if let Some(retention) = file.retention {
             store.retention = retention.0;
         }

@@ -483,6 +483,7 @@ fn the_printed_configuration_is_the_default_and_names_every_key() {
         let named = |line: &str| {
             line.trim_start_matches('#')
                 .starts_with(&format!("{key} = "))
+                || line == format!("[{key}]")
         };
         assert!(printed.lines().any(named), "{key} is not printed");
     }

@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 const END_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A running program of ours. Dropping it ends it.
-pub(crate) struct Running {
+pub struct Running {
     name: String,
     child: Child,
 }
@@ -21,7 +21,7 @@ impl Running {
     ///
     /// # Errors
     /// The program can not be started, ends, or is not ready within `deadline`.
-    pub(crate) fn ready(
+    pub fn ready(
         name: &str,
         command: Command,
         deadline: Duration,
@@ -30,7 +30,7 @@ impl Running {
     }
 
     /// As [`ready`](Self::ready), but gives up, and ends the program, as soon as `stop` is an error. It is asked ten times a second.
-    pub(crate) fn ready_unless(
+    pub fn ready_unless(
         name: &str,
         mut command: Command,
         deadline: Duration,
@@ -73,7 +73,7 @@ impl Running {
     }
 
     /// Starts a program that does not announce itself.
-    pub(crate) fn start(name: &str, mut command: Command) -> anyhow::Result<Self> {
+    pub fn start(name: &str, mut command: Command) -> anyhow::Result<Self> {
         let child = command
             .spawn()
             .with_context(|| format!("cannot start {name}: {command:?}"))?;
@@ -84,22 +84,22 @@ impl Running {
     }
 
     /// How it ended, if it has.
-    pub(crate) fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+    pub fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
         self.child
             .try_wait()
             .with_context(|| format!("cannot wait for {}", self.name))
     }
 
-    pub(crate) fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         &self.name
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Closes its standard input, if that was piped, and waits until it has ended by itself.
-    pub(crate) fn close(&mut self, deadline: Duration) -> anyhow::Result<ExitStatus> {
+    pub fn close(&mut self, deadline: Duration) -> anyhow::Result<ExitStatus> {
         drop(self.child.stdin.take());
         let start = Instant::now();
         loop {
@@ -117,7 +117,7 @@ impl Running {
     ///
     /// # Errors
     /// It did not within `deadline`.
-    pub(crate) fn terminate(&mut self, deadline: Duration) -> anyhow::Result<()> {
+    pub fn terminate(&mut self, deadline: Duration) -> anyhow::Result<()> {
         if self.ended()?.is_some() {
             return Ok(());
         }

@@ -4,15 +4,12 @@
 //! of outside bytes under libFuzzer, `cargo xtask bench` measures beside the peers.
 
 mod bench;
-mod children;
 mod demo;
 mod fuzz;
-mod prepare;
 mod test;
 
-use std::path::{Path, PathBuf};
-
 use clap::{Parser, Subcommand};
+use xtask::{children, fleet, load, prepare, root, soak, target_dir};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "devmon's own commands")]
@@ -32,6 +29,12 @@ enum Command {
     /// Measure, side by side with the peers.
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Send as many simulated devices do to a collector that runs.
+    Load(load::Load),
+    /// Send what a whole fleet sends to a collector of its own, and watch what it takes.
+    Fleet(fleet::FleetRun),
+    /// Kill a collector under load again and again, and look for anything acknowledged that is missing or doubled.
+    Soak(soak::Soak),
 }
 
 fn main() -> std::process::ExitCode {
@@ -40,6 +43,9 @@ fn main() -> std::process::ExitCode {
         Command::Test(test) => test.run(),
         Command::Fuzz(fuzz) => fuzz.run(),
         Command::Bench(bench) => bench.run(),
+        Command::Load(load) => load.run(),
+        Command::Fleet(fleet) => fleet.run(),
+        Command::Soak(soak) => soak.run(),
     };
     match done {
         Ok(()) => std::process::ExitCode::SUCCESS,
@@ -49,17 +55,4 @@ fn main() -> std::process::ExitCode {
             std::process::ExitCode::FAILURE
         }
     }
-}
-
-/// The top of the repository.
-fn root() -> &'static Path {
-    // The manifest lies in xtask/, one below the top.
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap_or(Path::new("."))
-}
-
-/// Where cargo puts what it builds.
-fn target_dir() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }

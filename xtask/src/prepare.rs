@@ -11,12 +11,12 @@ use anyhow::{Context, bail};
 use crate::root;
 
 /// Prints a heading, so that a long run shows where it is.
-pub(crate) fn heading(text: &str) {
+pub fn heading(text: &str) {
     println!("\n\x1b[1m== {text}\x1b[0m");
 }
 
 /// Runs a command in `dir` with its output shown; fails if it fails.
-pub(crate) fn run(dir: &Path, program: &str, args: &[&str]) -> anyhow::Result<()> {
+pub fn run(dir: &Path, program: &str, args: &[&str]) -> anyhow::Result<()> {
     println!("$ {program} {}", args.join(" "));
     let status = Command::new(program)
         .args(args)
@@ -30,7 +30,7 @@ pub(crate) fn run(dir: &Path, program: &str, args: &[&str]) -> anyhow::Result<()
 }
 
 /// Runs cargo with the toolchain that runs us.
-pub(crate) fn cargo(args: &[&str]) -> anyhow::Result<()> {
+pub fn cargo(args: &[&str]) -> anyhow::Result<()> {
     run(
         root(),
         &std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()),
@@ -39,7 +39,7 @@ pub(crate) fn cargo(args: &[&str]) -> anyhow::Result<()> {
 }
 
 /// True if a program of this name is on the PATH or in sbin.
-pub(crate) fn is_installed(program: &str) -> bool {
+pub fn is_installed(program: &str) -> bool {
     let path = std::env::var("PATH").unwrap_or_default();
     path.split(':')
         .chain(["/usr/sbin", "/usr/local/sbin"])
@@ -50,7 +50,7 @@ pub(crate) fn is_installed(program: &str) -> bool {
 ///
 /// # Errors
 /// Names the packages that a person has to install, where we may not.
-pub(crate) fn debian_packages(wanted: &[(&str, &str)]) -> anyhow::Result<()> {
+pub fn debian_packages(wanted: &[(&str, &str)]) -> anyhow::Result<()> {
     let missing: Vec<&str> = wanted
         .iter()
         .filter(|(program, _)| !is_installed(program))
@@ -76,7 +76,7 @@ pub(crate) fn debian_packages(wanted: &[(&str, &str)]) -> anyhow::Result<()> {
 }
 
 /// Installs the dashboard's npm packages if the lock file is newer than what is installed.
-pub(crate) fn npm_packages() -> anyhow::Result<()> {
+pub fn npm_packages() -> anyhow::Result<()> {
     let web = root().join("web");
     if !is_installed("npm") {
         bail!(
@@ -98,7 +98,7 @@ pub(crate) fn npm_packages() -> anyhow::Result<()> {
 }
 
 /// Builds the dashboard into web/dist, where the collector's build picks it up, if a source is newer.
-pub(crate) fn dashboard() -> anyhow::Result<()> {
+pub fn dashboard() -> anyhow::Result<()> {
     npm_packages()?;
     let web = root().join("web");
     let newest = |paths: &[&str]| paths.iter().map(|p| newest_below(&web.join(p))).max();
