@@ -189,7 +189,8 @@ impl Peer {
                     .iter()
                     .map(|(l, t)| format!(",{l}={}", Value::from(t.as_str())))
                     .collect();
-                format!("{name}_value{{device=\"{device}\"{}}}", labels.concat())
+                let instance = series.name.device_label();
+                format!("{name}_value{{{instance}=\"{device}\"{}}}", labels.concat())
             }
         }
     }
@@ -212,7 +213,11 @@ impl Peer {
                 (
                     "\"value\"".to_owned(),
                     format!("\"{name}\""),
-                    format!("device='{device}'{}", labels.concat()),
+                    format!(
+                        "{}='{device}'{}",
+                        series.name.device_label(),
+                        labels.concat()
+                    ),
                 )
             }
         }
@@ -263,11 +268,12 @@ impl Peer {
             // Asked for the set's own last time: there is nothing newer, and "now" would find nothing.
             Self::Victoria => format!(
                 "/api/v1/query?query={}&time={}",
-                encode(&format!("{{device=\"{device}\"}}")),
+                encode(&format!("{{{}=\"{device}\"}}", set.device_label())),
                 seconds(to - 1)
             ),
             Self::Influx => influx(&format!(
-                "SELECT * FROM /.*/ WHERE device='{device}' ORDER BY time DESC LIMIT 1"
+                "SELECT * FROM /.*/ WHERE {}='{device}' ORDER BY time DESC LIMIT 1",
+                set.device_label()
             )),
         }
     }
@@ -278,7 +284,8 @@ impl Peer {
             Self::Victoria => {
                 // The window leaves its first moment out; it reaches back before the set.
                 let question = format!(
-                    "sum(count_over_time({{device=~\"bench-.*\"}}[{}ms]))",
+                    "sum(count_over_time({{{}=~\"bench-.*\"}}[{}ms]))",
+                    set.device_label(),
                     to - from + 1000
                 );
                 let path = format!(

@@ -101,9 +101,12 @@ impl Record {
     }
 }
 
-/// A line of Prometheus' text format: name with labels, value.
+/// A line of Prometheus' text format: name with labels, value. What the exporter says of its own runtime is left out.
 fn sample(line: &str) -> Option<(&str, f64)> {
-    if line.starts_with('#') {
+    if ["#", "go_", "promhttp_"]
+        .iter()
+        .any(|no| line.starts_with(no))
+    {
         return None;
     }
     let (name, value) = line.rsplit_once(' ')?;

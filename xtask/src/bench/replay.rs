@@ -345,7 +345,7 @@ mod tests {
         );
         assert_eq!(
             String::from_utf8(lines).unwrap(),
-            "a,device=bench-host,x=1\\,\\ \"2 value=-3.0 1795392001001\n"
+            "a,instance=bench-host,x=1\\,\\ \"2 value=-3.0 1795392001001\n"
         );
     }
 }

@@ -41,6 +41,16 @@ pub(super) enum PeerName {
     },
 }
 
+impl PeerName {
+    /// The label that names the device. node_exporter has a `device` of its own, as `eth0`.
+    pub(super) fn device_label(&self) -> &'static str {
+        match self {
+            Self::Field(_) => "device",
+            Self::Metric { .. } => "instance",
+        }
+    }
+}
+
 enum Node {
     /// Index of the series.
     Leaf(usize),
@@ -121,6 +131,12 @@ impl Set {
             .sum()
     }
 
+    /// What the peers call the label that names the device.
+    pub(super) fn device_label(&self) -> &'static str {
+        let first = self.devices.iter().flat_map(|d| &d.series).next();
+        first.map_or("device", |series| series.name.device_label())
+    }
+
     pub(super) fn series(&self) -> usize {
         self.devices.iter().map(|d| d.series.len()).sum()
     }
@@ -177,7 +193,7 @@ impl Set {
                     out.extend_from_slice(if series.integer { b"i" } else { b"" });
                 }
                 PeerName::Metric { name, labels } => {
-                    let _ = write!(out, "{name},device={}", device.id);
+                    let _ = write!(out, "{name},{}={}", series.name.device_label(), device.id);
                     for (label, text) in labels.iter().filter(|(_, text)| !text.is_empty()) {
                         let _ = write!(out, ",{}={}", tag(label), tag(text));
                     }
