@@ -23,8 +23,18 @@ impl Running {
     /// The program can not be started, ends, or is not ready within `deadline`.
     pub fn ready(
         name: &str,
+        command: Command,
+        deadline: Duration,
+    ) -> anyhow::Result<(Self, String)> {
+        Self::ready_unless(name, command, deadline, &|| Ok(()))
+    }
+
+    /// As [`ready`](Self::ready), but gives up, and ends the program, as soon as `stop` is an error. It is asked ten times a second.
+    pub fn ready_unless(
+        name: &str,
         mut command: Command,
         deadline: Duration,
+        stop: &dyn Fn() -> anyhow::Result<()>,
     ) -> anyhow::Result<(Self, String)> {
         let mut child = command
             .stdout(Stdio::piped())
@@ -58,6 +68,7 @@ impl Running {
             if let Some(status) = running.ended()? {
                 bail!("{name} ended at start ({status}); its message is above");
             }
+            stop()?;
         }
     }
 
@@ -83,26 +94,53 @@ impl Running {
         &self.name
     }
 
-    fn end(&mut self) -> anyhow::Result<()> {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Closes its standard input, if that was piped, and waits until it has ended by itself.
+    pub fn close(&mut self, deadline: Duration) -> anyhow::Result<ExitStatus> {
+        drop(self.child.stdin.take());
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.ended()? {
+                return Ok(status);
+            }
+            if start.elapsed() > deadline {
+                bail!("{} did not end within {deadline:?}", self.name);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Asks it to end (SIGTERM) and waits.
+    ///
+    /// # Errors
+    /// It did not within `deadline`.
+    pub fn terminate(&mut self, deadline: Duration) -> anyhow::Result<()> {
         if self.ended()?.is_some() {
             return Ok(());
         }
-        let term = Command::new("kill")
+        let status = Command::new("kill")
             .args(["-TERM", &self.child.id().to_string()])
-            .status();
+            .status()
+            .context("cannot start kill")?;
         let start = Instant::now();
-        while term.is_ok() && start.elapsed() < END_DEADLINE {
+        while status.success() && start.elapsed() < deadline {
             if self.ended()?.is_some() {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        println!(
-            "{} did not end within {END_DEADLINE:?}; killing it",
-            self.name
-        );
-        self.child.kill()?;
-        self.child.wait()?;
+        bail!("{} did not end within {deadline:?}", self.name)
+    }
+
+    fn end(&mut self) -> anyhow::Result<()> {
+        if let Err(error) = self.terminate(END_DEADLINE) {
+            println!("{error:#}; killing it");
+            self.child.kill()?;
+            self.child.wait()?;
+        }
         Ok(())
     }
 }

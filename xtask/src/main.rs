@@ -1,8 +1,9 @@
 //! The project's own commands. One file a command; each does all its set-up itself and says what it is doing.
 //!
 //! `cargo xtask demo` runs the main job on this machine, `cargo xtask test` all checks (what `.ci/run` runs), `cargo xtask fuzz` the parsers
-//! of outside bytes under libFuzzer.
+//! of outside bytes under libFuzzer, `cargo xtask bench` measures beside the peers.
 
+mod bench;
 mod demo;
 mod fuzz;
 mod test;
@@ -25,6 +26,9 @@ enum Command {
     Test(test::Test),
     /// Fuzz the parsers of outside bytes.
     Fuzz(fuzz::Fuzz),
+    /// Measure, side by side with the peers.
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Send as many simulated devices do to a collector that runs.
     Load(load::Load),
     /// Send what a whole fleet sends to a collector of its own, and watch what it takes.
@@ -38,6 +42,7 @@ fn main() -> std::process::ExitCode {
         Command::Demo(demo) => demo.run(),
         Command::Test(test) => test.run(),
         Command::Fuzz(fuzz) => fuzz.run(),
+        Command::Bench(bench) => bench.run(),
         Command::Load(load) => load.run(),
         Command::Fleet(fleet) => fleet.run(),
         Command::Soak(soak) => soak.run(),

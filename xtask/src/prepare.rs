@@ -39,7 +39,7 @@ pub fn cargo(args: &[&str]) -> anyhow::Result<()> {
 }
 
 /// True if a program of this name is on the PATH or in sbin.
-fn is_installed(program: &str) -> bool {
+pub fn is_installed(program: &str) -> bool {
     let path = std::env::var("PATH").unwrap_or_default();
     path.split(':')
         .chain(["/usr/sbin", "/usr/local/sbin"])

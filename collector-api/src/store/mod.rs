@@ -10,6 +10,8 @@
 //!    have; `dead_letters` keeps what was refused.
 //! 6. [`verify`] and `look` read a store that nobody has open, damaged ones too.
 
+#[doc(hidden)]
+pub mod bench;
 pub mod engine;
 
 mod archive;
