@@ -21,12 +21,15 @@ const HTTP_DEADLINE: Duration = Duration::from_secs(60);
 const END_DEADLINE: Duration = Duration::from_secs(30);
 /// The last lines of its log that are kept for a report.
 const LAST_LINES: usize = 40;
+const DONE_LINES: usize = 100;
 
 /// What its log said: each message without its fields, and how often; warnings and errors whole; the last lines.
 #[derive(Debug, Default, Clone)]
 pub struct Said {
     pub messages: BTreeMap<String, u64>,
     pub problems: Vec<String>,
+    /// What was done, with its figures: lines of the level debug, so many of the last.
+    pub done: Vec<String>,
     pub last: Vec<String>,
 }
 
@@ -288,6 +291,12 @@ fn note(said: &Mutex<Said>, line: String) {
     }
     if parsed["level"] == "ERROR" || parsed["level"] == "WARN" || parsed.is_null() {
         said.problems.push(line.clone());
+    }
+    if parsed["level"] == "DEBUG" {
+        if said.done.len() == DONE_LINES {
+            said.done.remove(0);
+        }
+        said.done.push(parsed["fields"].to_string());
     }
     if said.last.len() == LAST_LINES {
         said.last.remove(0);

@@ -166,8 +166,8 @@ impl FleetRun {
             begin.elapsed().as_secs_f64(),
             said.messages
         );
-        for problem in said.problems.iter().take(10) {
-            println!("{problem}");
+        for line in said.done.iter().chain(said.problems.iter().take(10)) {
+            println!("{line}");
         }
         let mut again = Collector::start(&program, &data, &config, LOG)?;
         let opened = again

@@ -270,7 +270,8 @@ impl Script for Fleet<'_> {
 }
 
 /// Milliseconds since 1970.
-pub(crate) fn now_ms() -> i64 {
+#[must_use]
+pub fn now_ms() -> i64 {
     SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |d| d.as_millis() as i64)

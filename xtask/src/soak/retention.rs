@@ -85,16 +85,22 @@ pub(super) fn run(soak: &Soak, cycles: u32) -> anyhow::Result<()> {
             mb(usage.rss_most),
             opened.as_secs_f64()
         );
-        totals.push((total, mb(usage.rss_most)));
+        // The journal has its own bound and moves within it: a segment more or less is no growth.
+        totals.push((total - on_disk("journal"), mb(usage.rss_most)));
         collector.terminate()?;
     }
     std::fs::remove_dir_all(&data)?;
+    println!(
+        "on disk without the journal, and in memory at most: third cycle and last {:?} {:?}",
+        totals.get(2),
+        totals.last()
+    );
     let (Some(third), Some(last)) = (totals.get(2), totals.last()) else {
         return Ok(());
     };
     if last.0 > 1.5 * third.0 || last.1 > 1.5 * third.1 {
         bail!(
-            "it grows: {third:?} MB on disk and in memory in the third cycle, {last:?} in the last"
+            "it grows: {third:?} MB on disk (without the journal) and in memory in the third cycle, {last:?} in the last"
         );
     }
     Ok(())
