@@ -115,6 +115,9 @@ pub fn is_within(path: &str, prefix: &str) -> bool {
 /// Appends `/` and the escaped name.
 pub(crate) fn push_segment(text: &mut String, name: &str) {
     text.push('/');
+    if !name.bytes().any(|b| b == b'~' || b == b'/') {
+        return text.push_str(name);
+    }
     for c in name.chars() {
         match c {
             '~' => text.push_str("~0"),
