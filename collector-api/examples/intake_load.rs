@@ -28,8 +28,9 @@ const TICK_MS: i64 = 10_000;
 fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize, default: usize| {
-        args.get(at)
-            .map_or(Ok(default), |text| text.parse::<usize>().context("a number"))
+        args.get(at).map_or(Ok(default), |text| {
+            text.parse::<usize>().context("a number")
+        })
     };
     let (Some(how), Some(dir)) = (args.first(), args.get(1)) else {
         bail!("usage: intake_load submit|listen DIR [DEVICES] [METRICS] [TICKS] [CONNECTIONS]");
@@ -57,7 +58,10 @@ fn main() -> anyhow::Result<()> {
         "listen" => listen(&runtime, intake.clone(), load, number(5, 4)?)?,
         other => bail!("{other}: neither submit nor listen"),
     };
-    let (took, cpu) = (begin.elapsed().as_secs_f64(), cpu_seconds("self")? - cpu - others);
+    let (took, cpu) = (
+        begin.elapsed().as_secs_f64(),
+        cpu_seconds("self")? - cpu - others,
+    );
 
     let status = intake.status();
     let (messages, samples) = (status.messages as f64, status.samples as f64);
@@ -259,7 +263,9 @@ fn send(maker: &Maker, addr: SocketAddr, part: usize, parts: usize) -> anyhow::R
     while due.peek().is_some() || under_way > 0 {
         out.clear();
         while under_way < window && out.len() < 128 * 1024 {
-            let Some((device, tick)) = due.next() else { break };
+            let Some((device, tick)) = due.next() else {
+                break;
+            };
             payload.clear();
             maker.write(device, tick, &mut payload)?;
             packet_id = packet_id % 60_000 + 1;

@@ -19,6 +19,7 @@ mod dedupe;
 mod fault_tests;
 mod head;
 mod kv;
+mod layout;
 mod local;
 mod open;
 mod persist;
