@@ -10,7 +10,7 @@ use std::process::Command;
 
 use devmon_collector::store::engine::{Accepted, Content, DeadLetter, Store};
 use devmon_collector::store::{Engine, Options};
-use devmon_core::wire::{Message, Reason, TimestampMs};
+use devmon_core::wire::{FlatMessage, Reason, TimestampMs};
 
 const BASE_MS: i64 = 1_795_450_000_000;
 
@@ -84,7 +84,7 @@ fn message(seq: u64) -> Accepted {
     let payload = format!(
         r#"{{"v":1,"boot":"B","seq":{seq},"frames":[{{"ts":{ts},"source":"s","metrics":{{"n":{seq},"a":"{a}","b":"{b}"}}}}]}}"#
     );
-    let message = Message::decode(payload.as_bytes()).unwrap();
+    let message = FlatMessage::decode(payload.as_bytes()).unwrap();
     Accepted {
         device: "d".parse().unwrap(),
         received: TimestampMs(BASE_MS),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use devmon_collector::store::engine::{Accepted, Committed, Content, SeriesRange, Store};
 use devmon_collector::store::{Engine, Options};
-use devmon_core::wire::{Message, TimestampMs};
+use devmon_core::wire::{FlatMessage, TimestampMs};
 use devmon_core::{MetricPath, Value};
 use proptest::prelude::*;
 
@@ -20,7 +20,7 @@ const ALL: (TimestampMs, TimestampMs) = (TimestampMs(0), TimestampMs(i64::MAX));
 
 /// A message as its publisher would write it.
 fn accepted(device: &str, received: i64, payload: String) -> Accepted {
-    let mut message = Message::decode(payload.as_bytes()).unwrap();
+    let mut message = FlatMessage::decode(payload.as_bytes()).unwrap();
     for frame in &mut message.frames {
         frame.ts.get_or_insert(TimestampMs(received));
     }
@@ -154,9 +154,9 @@ fn apply(model: &mut Model, item: &Accepted) {
             .source
             .as_ref()
             .map_or(String::new(), |source| format!("/{source}"));
-        for (path, value) in frame.metrics.leaves_below(&prefix) {
+        for (path, value) in frame.leaves() {
             let series = model
-                .entry((item.device.to_string(), path.to_string()))
+                .entry((item.device.to_string(), format!("{prefix}{path}")))
                 .or_default();
             series.insert(frame.ts.unwrap().0, value.clone());
         }

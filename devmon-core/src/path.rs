@@ -115,6 +115,9 @@ pub fn is_within(path: &str, prefix: &str) -> bool {
 /// Appends `/` and the escaped name.
 pub(crate) fn push_segment(text: &mut String, name: &str) {
     text.push('/');
+    if !name.bytes().any(|b| b == b'~' || b == b'/') {
+        return text.push_str(name);
+    }
     for c in name.chars() {
         match c {
             '~' => text.push_str("~0"),
@@ -124,7 +127,9 @@ pub(crate) fn push_segment(text: &mut String, name: &str) {
     }
 }
 
-fn unescape(segment: &str) -> Cow<'_, str> {
+/// The name that a path's segment stands for.
+#[must_use]
+pub fn unescape(segment: &str) -> Cow<'_, str> {
     if segment.contains('~') {
         // ~1 before ~0, as RFC 6901 section 4 asks: "~01" is the name "~1".
         Cow::Owned(segment.replace("~1", "/").replace("~0", "~"))

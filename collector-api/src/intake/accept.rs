@@ -16,12 +16,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use devmon_core::Value;
 use devmon_core::wire::about::MAX_ABOUT_BYTES;
 use devmon_core::wire::message::MAX_DECOMPRESSED_BYTES;
 use devmon_core::wire::{
-    About, DeviceId, Message, Reason, Refusal, Status, TimestampMs, TopicKind, TopicScheme,
+    About, DeviceId, FlatFrame, FlatMessage, Reason, Refusal, Status, TimestampMs, TopicKind,
+    TopicScheme,
 };
-use devmon_core::{MetricTree, Node, Value};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::write;
@@ -36,11 +37,6 @@ const TREE_FACTOR: usize = 4;
 const COMPRESSED_BYTES: usize = MAX_DECOMPRESSED_BYTES * TREE_FACTOR;
 /// How a zstd frame begins; no JSON does.
 const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
-/// What a branch is taken to cost: the first node of its map, for 11 names and values.
-const BRANCH_BYTES: usize = 704;
-/// What a name and its value are taken to cost besides their bytes: their share of a map's node, and an allocation for each text.
-const NODE_BYTES: usize = 128;
-
 /// Most payload of a dead letter. Our listener takes no more; a broker may deliver up to 256 MiB, which no record of a journal holds, and it would come again for ever.
 const MAX_LETTER_BYTES: usize = 2 << 20;
 
@@ -403,28 +399,28 @@ fn weight(what: &Item) -> usize {
     MESSAGE_OVERHEAD_BYTES
         + match what {
             Item::Store { accepted, .. } => {
-                let trees = match &accepted.content {
-                    Content::Metrics { frames, .. } => {
-                        frames.iter().map(|frame| tree_weight(&frame.metrics)).sum()
-                    }
+                let leaves = match &accepted.content {
+                    Content::Metrics { frames, .. } => frames.iter().map(frame_weight).sum(),
                     Content::Status(_) | Content::About(_) => 0, // never compressed
                 };
-                accepted.payload.len() + accepted.device.as_str().len() + trees
+                accepted.payload.len() + accepted.device.as_str().len() + leaves
             }
             Item::Bury(letter) => letter.payload.len() + letter.topic.len() + letter.detail.len(),
         }
 }
 
-fn tree_weight(tree: &MetricTree) -> usize {
-    let nodes = tree.children().map(|(name, node)| {
-        let value = match node {
-            Node::Branch(tree) => tree_weight(tree),
-            Node::Leaf(Value::Text(text)) => text.len(),
-            Node::Leaf(_) => 0,
-        };
-        NODE_BYTES + name.len() + value
+/// The shape is counted in full: it may be shared, or not.
+fn frame_weight(frame: &FlatFrame) -> usize {
+    let texts = frame.values.iter().map(|value| match value {
+        Value::Text(text) => text.len(),
+        _ => 0,
     });
-    BRANCH_BYTES + nodes.sum::<usize>()
+    let source = frame.source.as_ref().map_or(0, |source| source.len());
+    size_of::<FlatFrame>()
+        + source
+        + frame.shape.size_bytes()
+        + size_of_val(&*frame.values)
+        + texts.sum::<usize>()
 }
 
 /// Decodes and checks: what is to be stored, or buried.
@@ -487,7 +483,7 @@ fn examine(
     };
     match kind {
         TopicKind::Metrics => {
-            let mut message = Message::decode(&publish.payload)?;
+            let mut message = FlatMessage::decode(&publish.payload)?;
             message.check_device(&device)?;
             message.check_times(now, settings.max_ahead_ms)?;
             // Decoding for a retained copy leaves the gap open: its time of arrival is unknown (see the writer).

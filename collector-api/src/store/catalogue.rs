@@ -4,21 +4,29 @@
 //! publisher without sources; leaves at the very top (`/temperature`) form the stream `""`. A series' number in its stream is its column in head and blocks
 //! and never changes.
 //!
+//! What like devices have alike is kept once: the paths of a stream ([`Layout`]), and the [`Shape`] of its last frame. A frame of that shape goes straight to
+//! its columns; a new shape is looked up path by path.
+//!
 //! Changes come in the order of commits ([`Catalogue::apply`]), so of two samples of one time the later commit counts. Applying a message a second time, after a
 //! crash, changes nothing. It leaves to others: durability (the journal; `persist` at each seal), sorting samples by time (`head`, `range`).
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use devmon_core::path::is_within;
+use devmon_core::path::{is_within, unescape};
 use devmon_core::wire::about::{About, Presence};
-use devmon_core::wire::{DeviceId, Frame, MessageId, TimestampMs};
-use devmon_core::{MetricPath, MetricTree, Node, Value};
+use devmon_core::wire::{DeviceId, FlatFrame, MessageId, Shape, TimestampMs};
+use devmon_core::{MetricPath, Value};
 
 use super::days::Days;
 use super::dedupe::Seen;
 use super::engine::{Accepted, Content, DeviceRecord, SeriesRecord, StoreError};
 use super::head::{HeadBytes, Rows};
+use super::layout::{Layout, Layouts};
+
+/// Streams of a device up to which the one of a name is looked for among all; beyond it there is a map.
+const FEW_STREAMS: usize = 16;
 
 /// All devices.
 #[derive(Debug, Default)]
@@ -32,6 +40,7 @@ pub(super) struct Catalogue {
     pub(super) head_samples: u64,
     /// Memory of the heads, those being sealed counted until they are in blocks and no reader holds them.
     pub(super) head_bytes: HeadBytes,
+    pub(super) layouts: Layouts,
 }
 
 #[derive(Debug)]
@@ -44,9 +53,8 @@ pub(super) struct Device {
     pub(super) about: Option<Arc<About>>,
     pub(super) seen: Seen,
     pub(super) streams: Vec<Stream>,
-    by_name: HashMap<Box<str>, u32>,
-    /// All series by path: place of the stream in `streams`, number in the stream.
-    pub(super) paths: BTreeMap<Arc<str>, (u32, u32)>,
+    /// Places in `streams`, once there are more than [`FEW_STREAMS`].
+    by_name: Option<Box<HashMap<Box<str>, u32>>>,
     live: u64,
     /// Something came since the last seal.
     pub(super) touched: bool,
@@ -59,8 +67,13 @@ pub(super) struct Stream {
     /// Unique over all devices; never given twice.
     pub(super) number: u32,
     pub(super) name: Box<str>,
+    /// The paths of `series`.
+    pub(super) layout: Arc<Layout>,
     pub(super) series: Vec<Series>,
-    by_path: HashMap<Arc<str>, u32>,
+    /// Of the last frame that came with a source.
+    shape: Option<Arc<Shape>>,
+    /// The series of each of the shape's paths; empty if they are 0, 1, 2, …
+    numbers: Box<[u32]>,
     /// The head.
     pub(super) rows: Rows,
     /// The part of the head that is being made into blocks.
@@ -69,9 +82,8 @@ pub(super) struct Stream {
     pub(super) persisted: usize,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Series {
-    pub(super) path: Arc<str>,
     /// Its times and value; `None` when retention took the last sample, or before the first.
     pub(super) known: Option<Known>,
 }
@@ -115,18 +127,21 @@ impl Catalogue {
                 if let Some(id) = id {
                     device.seen.insert(id);
                 }
+                let mut arrival = Arrival {
+                    next_stream: &mut self.next_stream,
+                    layouts: &mut self.layouts,
+                    head_bytes: &self.head_bytes,
+                    grown: 0,
+                };
                 let before = device.live;
                 let mut samples = 0;
-                let mut added = 0;
                 for frame in frames {
                     let ts = frame.ts.unwrap_or(item.received);
-                    let (came, new) =
-                        device.add_frame(frame, ts, &mut self.next_stream, &self.head_bytes);
-                    samples += came;
-                    added += new;
+                    device.add_frame(frame, ts, &mut arrival);
+                    samples += frame.values.len() as u64;
                 }
+                self.head_samples += arrival.grown;
                 self.series += device.live - before;
-                self.head_samples += added;
                 return samples;
             }
         }
@@ -184,6 +199,15 @@ impl Catalogue {
     }
 }
 
+/// What a message that arrives may change besides its device.
+struct Arrival<'a> {
+    next_stream: &'a mut u32,
+    layouts: &'a mut Layouts,
+    head_bytes: &'a HeadBytes,
+    /// By how many samples the heads have grown.
+    grown: u64,
+}
+
 impl Device {
     pub(super) fn new(number: u32, seen: TimestampMs) -> Self {
         Self {
@@ -195,8 +219,7 @@ impl Device {
             about: None,
             seen: Seen::default(),
             streams: Vec::new(),
-            by_name: HashMap::new(),
-            paths: BTreeMap::new(),
+            by_name: None,
             live: 0,
             touched: false,
             about_touched: false,
@@ -222,121 +245,125 @@ impl Device {
         after: Option<&str>,
         limit: usize,
     ) -> Vec<SeriesRecord> {
-        use std::ops::Bound::{Excluded, Included, Unbounded};
-        let from = match after {
-            Some(after) if after >= prefix => Excluded(after),
-            _ => Included(prefix),
+        let (from, including) = match after {
+            Some(after) if after >= prefix => (after, false),
+            _ => (prefix, true),
         };
-        self.paths
-            .range::<str, _>((from, Unbounded))
-            .take_while(|(path, _)| path.starts_with(prefix))
-            .filter(|(path, _)| is_within(path, prefix))
-            .filter_map(|(path, &(stream, series))| {
-                let known = self.streams[stream as usize].series[series as usize]
-                    .known
-                    .as_ref()?;
-                Some(SeriesRecord {
-                    path: path.parse::<MetricPath>().ok()?, // it was valid when it came
-                    first_ts: known.first_ts,
-                    last_ts: known.last_ts,
-                    last_value: known.last_value.clone(),
-                })
+        let mut found: Vec<(String, &Known)> = Vec::new();
+        for stream in &self.streams {
+            let top = stream.prefix();
+            let numbers = match from.strip_prefix(top.as_str()) {
+                Some(rest) => stream.layout.sorted_from(rest, including),
+                None if top.as_str() > from => stream.layout.sorted_from("", true),
+                None => continue,
+            };
+            let paths = numbers.iter().map(|&number| {
+                let known = &stream.series[number as usize].known;
+                (
+                    format!("{top}{}", stream.layout.path(number)),
+                    known.as_ref(),
+                )
+            });
+            let within = paths
+                .take_while(|(path, _)| path.starts_with(prefix))
+                .filter(|(path, _)| is_within(path, prefix));
+            found.extend(
+                within
+                    .filter_map(|(path, known)| Some((path, known?)))
+                    .take(limit),
+            );
+        }
+        found.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        found.truncate(limit);
+        let records = found.into_iter().filter_map(|(path, known)| {
+            Some(SeriesRecord {
+                path: path.parse::<MetricPath>().ok()?, // it was valid when it came
+                first_ts: known.first_ts,
+                last_ts: known.last_ts,
+                last_value: known.last_value.clone(),
             })
-            .take(limit)
-            .collect()
+        });
+        records.collect()
     }
 
-    /// Adds a frame's leaves to the heads; returns how many there were, and by how much the heads have grown.
-    fn add_frame(
-        &mut self,
-        frame: &Frame,
-        ts: TimestampMs,
-        next_stream: &mut u32,
-        head_bytes: &HeadBytes,
-    ) -> (u64, u64) {
+    /// The series of a path: place of its stream in `streams`, number in the stream.
+    pub(super) fn find(&self, path: &MetricPath) -> Option<(u32, u32)> {
+        let (name, below) = split(path.as_str());
+        let place = self.place(&name)?;
+        let series = self.streams[place as usize].layout.find(below)?;
+        Some((place, series))
+    }
+
+    /// The place of the stream of this name.
+    fn place(&self, name: &str) -> Option<u32> {
+        match &self.by_name {
+            Some(by_name) => by_name.get(name).copied(),
+            None => {
+                let mut names = self.streams.iter().map(|stream| &*stream.name);
+                names.position(|n| n == name).map(|place| place as u32)
+            }
+        }
+    }
+
+    fn add_frame(&mut self, frame: &FlatFrame, ts: TimestampMs, arrival: &mut Arrival<'_>) {
+        if frame.values.is_empty() {
+            return;
+        }
         if let Some(source) = &frame.source {
-            return self.add_tree(source, &frame.metrics, ts, next_stream, head_bytes);
+            let place = self.place_or_new(source, arrival.next_stream);
+            let stream = &mut self.streams[place as usize];
+            if !stream.has_shape(&frame.shape) {
+                stream.learn(&frame.shape, arrival.layouts);
+            }
+            let before = stream.rows.samples();
+            self.live += stream.add_row(ts, &frame.values);
+            stream.rows.charge(arrival.head_bytes);
+            arrival.grown += stream.rows.samples() - before;
+            return;
         }
         // Without a source the paths begin at the tree's own top: each branch there is what a source's tree is elsewhere.
-        let (mut leaves, mut grown) = (0, 0);
-        let mut top = MetricTree::new();
-        for (name, node) in frame.metrics.children() {
-            match node {
-                Node::Branch(tree) => {
-                    let (came, new) = self.add_tree(name, tree, ts, next_stream, head_bytes);
-                    leaves += came;
-                    grown += new;
-                }
-                Node::Leaf(value) => top.set(name, value.clone()),
+        let mut leaves = frame.leaves().peekable();
+        while let Some((path, value)) = leaves.next() {
+            let (name, below) = split(path);
+            let place = self.place_or_new(&name, arrival.next_stream);
+            let stream = &mut self.streams[place as usize];
+            let known = stream.series.len();
+            let before = stream.rows.samples();
+            let mut series = stream.place(below, 0);
+            self.live += stream.add(ts, series, value);
+            while let Some((path, value)) = leaves.next_if(|(path, _)| split(path).0 == name) {
+                series = stream.place(split(path).1, series + 1);
+                self.live += stream.add(ts, series, value);
             }
+            if stream.series.len() > known {
+                arrival.layouts.share(&mut stream.layout);
+            }
+            stream.rows.charge(arrival.head_bytes);
+            arrival.grown += stream.rows.samples() - before;
         }
-        if !top.is_empty() {
-            let (came, new) = self.add_tree("", &top, ts, next_stream, head_bytes);
-            leaves += came;
-            grown += new;
-        }
-        (leaves, grown)
     }
 
-    fn add_tree(
-        &mut self,
-        name: &str,
-        tree: &MetricTree,
-        ts: TimestampMs,
-        next_stream: &mut u32,
-        head_bytes: &HeadBytes,
-    ) -> (u64, u64) {
-        let at = match self.by_name.get(name) {
-            Some(&at) => at,
-            None => {
-                *next_stream += 1;
-                self.add_stream(Stream::new(*next_stream - 1, name))
-            }
-        };
-        let Self {
-            streams,
-            paths,
-            live,
-            ..
-        } = self;
-        let stream = &mut streams[at as usize];
-        let before = stream.rows.samples();
-        let mut row = None;
-        let mut leaves = 0;
-        let mut expected = 0;
-        tree.visit(&mut prefix(name), &mut |path, value| {
-            leaves += 1;
-            let series = stream.place(path, expected, at, paths);
-            expected = series + 1;
-            let row = *row.get_or_insert_with(|| stream.rows.row(ts));
-            stream.rows.set(row, series, value);
-            let series = &mut stream.series[series as usize];
-            match &mut series.known {
-                Some(known) => known.update(ts, value),
-                None => {
-                    *live += 1;
-                    series.known = Some(Known {
-                        first_ts: ts,
-                        last_ts: ts,
-                        last_value: value.clone(),
-                    });
-                }
-            }
-        });
-        stream.rows.charge(head_bytes);
-        (leaves, stream.rows.samples() - before)
+    fn place_or_new(&mut self, name: &str, next_stream: &mut u32) -> u32 {
+        self.place(name).unwrap_or_else(|| {
+            *next_stream += 1;
+            self.add_stream(Stream::new(*next_stream - 1, name))
+        })
     }
 
     /// Adds a stream, with its series, and returns its place.
     pub(super) fn add_stream(&mut self, stream: Stream) -> u32 {
-        let at = self.streams.len() as u32; // a device with 2^32 streams does not fit into memory
-        for (number, series) in stream.series.iter().enumerate() {
-            self.paths.insert(series.path.clone(), (at, number as u32));
-            self.live += u64::from(series.known.is_some());
+        let place = self.streams.len() as u32; // a device with 2^32 streams does not fit into memory
+        let live = stream.series.iter().filter(|s| s.known.is_some());
+        self.live += live.count() as u64;
+        if let Some(by_name) = &mut self.by_name {
+            by_name.insert(stream.name.clone(), place);
         }
-        self.by_name.insert(stream.name.clone(), at);
         self.streams.push(stream);
-        at
+        if self.by_name.is_none() && self.streams.len() > FEW_STREAMS {
+            let names = self.streams.iter().map(|stream| stream.name.clone());
+            self.by_name = Some(Box::new(names.zip(0..).collect()));
+        }
+        place
     }
 
     /// Series with a sample.
@@ -350,8 +377,10 @@ impl Stream {
         Self {
             number,
             name: name.into(),
+            layout: Arc::default(),
             series: Vec::new(),
-            by_path: HashMap::new(),
+            shape: None,
+            numbers: Box::default(),
             rows: Rows::default(),
             sealing: None,
             persisted: 0,
@@ -360,36 +389,92 @@ impl Stream {
 
     /// Adds a series that the database knows.
     pub(super) fn restore(&mut self, path: &str) {
-        let path: Arc<str> = path.into();
-        self.by_path.insert(path.clone(), self.series.len() as u32);
-        self.series.push(Series { path, known: None });
+        Arc::make_mut(&mut self.layout).push(path);
+        self.series.push(Series::default());
         self.persisted = self.series.len();
     }
 
+    /// What its paths begin with: `/cpu`; nothing for the leaves at the very top.
+    pub(super) fn prefix(&self) -> String {
+        if self.name.is_empty() {
+            return String::new();
+        }
+        // The name was checked when it came; escaping is the path's business.
+        MetricPath::from_segments([&*self.name])
+            .map_or_else(|_| String::new(), |path| path.as_str().to_owned())
+    }
+
+    fn has_shape(&self, shape: &Arc<Shape>) -> bool {
+        let known = self.shape.as_ref();
+        known.is_some_and(|known| Arc::ptr_eq(known, shape) || known == shape)
+    }
+
+    /// Finds, or makes, the series of each path of a shape.
+    fn learn(&mut self, shape: &Arc<Shape>, layouts: &mut Layouts) {
+        let known = self.series.len();
+        let mut next = 0;
+        let mut numbers = Vec::with_capacity(shape.len());
+        for path in shape.paths() {
+            let number = self.place(path, next);
+            numbers.push(number);
+            next = number + 1;
+        }
+        let in_order = numbers.iter().copied().eq(0..numbers.len() as u32);
+        self.numbers = if in_order {
+            Box::default()
+        } else {
+            numbers.into()
+        };
+        self.shape = Some(shape.clone());
+        if self.series.len() > known {
+            self.series.shrink_to_fit();
+            layouts.share(&mut self.layout);
+        }
+    }
+
     /// The number of the series with this path, which is made if it is new. Paths come in the same order round after round: `expected` is tried first.
-    fn place(
-        &mut self,
-        path: &str,
-        expected: u32,
-        at: u32,
-        paths: &mut BTreeMap<Arc<str>, (u32, u32)>,
-    ) -> u32 {
-        if self
-            .series
-            .get(expected as usize)
-            .is_some_and(|series| *series.path == *path)
-        {
+    fn place(&mut self, path: &str, expected: u32) -> u32 {
+        if (expected as usize) < self.layout.len() && self.layout.path(expected) == path {
             return expected;
         }
-        if let Some(&number) = self.by_path.get(path) {
+        if let Some(number) = self.layout.find(path) {
             return number;
         }
-        let number = self.series.len() as u32;
-        let path: Arc<str> = path.into();
-        self.by_path.insert(path.clone(), number);
-        paths.insert(path.clone(), (at, number));
-        self.series.push(Series { path, known: None });
-        number
+        self.series.push(Series::default());
+        Arc::make_mut(&mut self.layout).push(path)
+    }
+
+    /// Adds a row in the order of the shape's paths; returns how many series have their first sample by it.
+    fn add_row(&mut self, ts: TimestampMs, values: &[Value]) -> u64 {
+        if self.numbers.is_empty() {
+            (0..).zip(values).map(|(n, v)| self.add(ts, n, v)).sum()
+        } else {
+            let numbers = std::mem::take(&mut self.numbers);
+            let new = numbers
+                .iter()
+                .zip(values)
+                .map(|(n, v)| self.add(ts, *n, v))
+                .sum();
+            self.numbers = numbers;
+            new
+        }
+    }
+
+    /// Adds a sample; 1 if it is the series' first.
+    fn add(&mut self, ts: TimestampMs, series: u32, value: &Value) -> u64 {
+        let row = self.rows.row(ts);
+        self.rows.set(row, series, value);
+        let series = &mut self.series[series as usize];
+        if let Some(known) = &mut series.known {
+            known.update(ts, value);
+            return 0;
+        }
+        series.known = Some(Known {
+            first_ts: ts,
+            last_ts: ts,
+            last_value: value.clone(),
+        });
+        1
     }
 }
 
@@ -406,12 +491,11 @@ impl Known {
     }
 }
 
-/// What the paths of a stream begin with: `/cpu`; nothing for the leaves at the very top.
-fn prefix(name: &str) -> String {
-    if name.is_empty() {
-        return String::new();
+/// A path's first segment as the name of a stream, and what stands below it. A leaf at the very top is in the stream `""`, whole.
+fn split(path: &str) -> (Cow<'_, str>, &str) {
+    let below = path.get(1..).and_then(|rest| rest.find('/'));
+    match below {
+        Some(at) => (unescape(&path[1..=at]), &path[at + 1..]),
+        None => (Cow::Borrowed(""), path),
     }
-    // The name was checked when it came; escaping is the path's business.
-    MetricPath::from_segments([name])
-        .map_or_else(|_| String::new(), |path| path.as_str().to_owned())
 }

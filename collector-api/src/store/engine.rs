@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use devmon_core::wire::about::{About, Presence};
-use devmon_core::wire::{DeviceId, Frame, MessageId, Reason, TimestampMs};
+use devmon_core::wire::{DeviceId, FlatFrame, MessageId, Reason, TimestampMs};
 use devmon_core::{MetricPath, Value};
 
 use super::column::Cells;
@@ -37,7 +37,7 @@ pub enum Content {
     /// Every frame has its time here: that of arrival where the publisher gave none.
     Metrics {
         id: Option<MessageId>,
-        frames: Vec<Frame>,
+        frames: Vec<FlatFrame>,
     },
     Status(Presence),
     About(Arc<About>),

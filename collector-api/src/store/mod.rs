@@ -30,6 +30,7 @@ mod fault_tests;
 mod groups;
 mod head;
 mod kv;
+mod layout;
 mod local;
 mod look;
 mod merge;

@@ -23,6 +23,7 @@ use super::blob::{Id, Kind};
 use super::catalogue::{Catalogue, Device, Known, Stream};
 use super::column::{get_value, put_value};
 use super::dedupe::Seen;
+use super::layout::Layouts;
 use super::varint::{Cursor, Malformed, put_bytes, put_i64, put_u64};
 
 const VERSION: u8 = 1;
@@ -98,8 +99,11 @@ pub(super) fn stream(device: u32, stream: &Stream) -> Vec<u8> {
     put_u64(&mut out, device.into());
     put_bytes(&mut out, stream.name.as_bytes());
     put_u64(&mut out, stream.series.len() as u64);
-    for series in &stream.series {
-        put_bytes(&mut out, series.path.as_bytes());
+    let prefix = stream.prefix();
+    for path in stream.layout.paths() {
+        put_u64(&mut out, (prefix.len() + path.len()) as u64);
+        out.extend_from_slice(prefix.as_bytes());
+        out.extend_from_slice(path.as_bytes());
     }
     out
 }
@@ -132,6 +136,7 @@ pub(super) struct Restore {
     devices: BTreeMap<u32, (DeviceId, Device)>,
     /// By number, with the device's.
     streams: BTreeMap<u32, (u32, Stream)>,
+    layouts: Layouts,
 }
 
 impl Restore {
@@ -166,9 +171,12 @@ impl Restore {
             Kind::Stream => {
                 let device = from.u32()?;
                 let mut stream = Stream::new(id.number, from.text()?);
+                let prefix = stream.prefix();
                 for _ in 0..from.count(record.len())? {
-                    stream.restore(from.text()?);
+                    let path = from.text()?.strip_prefix(prefix.as_str());
+                    stream.restore(path.ok_or(Malformed("a path of another stream"))?);
                 }
+                self.layouts.share(&mut stream.layout);
                 self.streams.insert(id.number, (device, stream));
             }
             Kind::Latest => {
@@ -202,6 +210,7 @@ impl Restore {
         let mut catalogue = Catalogue {
             next_device: self.next_device,
             next_stream: self.next_stream,
+            layouts: self.layouts,
             ..Catalogue::default()
         };
         for (id, device) in self.devices.into_values() {

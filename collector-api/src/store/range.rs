@@ -153,7 +153,7 @@ pub(super) fn range(
         let device = state.catalogue.devices.get(device).filter(|_| from < to);
         for (i, path) in paths.iter().enumerate() {
             let Some(device) = device else { break };
-            let Some(&(place, series)) = device.paths.get(path.as_str()) else {
+            let Some((place, series)) = device.find(path) else {
                 continue;
             };
             let stream = &device.streams[place as usize];

@@ -15,7 +15,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use devmon_core::wire::{About, DeviceId, Message, Status, TimestampMs};
+use devmon_core::wire::{About, DeviceId, FlatMessage, Status, TimestampMs};
 
 use super::engine::{Accepted, Content};
 
@@ -73,7 +73,7 @@ pub(super) fn decode(record: &[u8]) -> Result<Accepted, RecordError> {
     let refused = |e: &dyn std::fmt::Display| RecordError::Payload(e.to_string());
     let content = match kind {
         METRICS => {
-            let mut message = Message::decode(payload).map_err(|e| refused(&e))?;
+            let mut message = FlatMessage::decode(payload).map_err(|e| refused(&e))?;
             for frame in &mut message.frames {
                 frame.ts.get_or_insert(received);
             }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use devmon_core::MetricPath;
 use devmon_core::wire::about::Presence;
-use devmon_core::wire::{Message, TimestampMs};
+use devmon_core::wire::{FlatMessage, TimestampMs};
 
 use super::engine::{Accepted, Committed, Content, Store, StoreError};
 use super::kv::{Each, Kv, Table};
@@ -77,7 +77,7 @@ pub(super) fn metrics(device: &str, seq: u64, frames: &[(i64, &str, String)]) ->
         "{{\"v\":1,\"boot\":\"B\",\"seq\":{seq},\"frames\":[{}]}}",
         frames.join(",")
     );
-    let message = Message::decode(payload.as_bytes()).unwrap();
+    let message = FlatMessage::decode(payload.as_bytes()).unwrap();
     Accepted {
         device: device.parse().unwrap(),
         received: TimestampMs(BASE_MS + seq as i64),

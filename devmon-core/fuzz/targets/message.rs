@@ -1,12 +1,25 @@
-//! Any bytes: a message or a refusal. What is taken keeps every limit and survives being packed and read again.
+//! Any bytes: a message or a refusal, the same from both readers. What is taken keeps every limit and survives being packed and read again.
 #![no_main]
 
+use devmon_core::wire::FlatMessage;
 use devmon_core::wire::message::Message;
 use devmon_core::wire::pack::pack;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    let Ok(message) = Message::decode(bytes) else { return };
+    let (message, flat) = match (Message::decode(bytes), FlatMessage::decode(bytes)) {
+        (Ok(message), Ok(flat)) => (message, flat),
+        (message, flat) => return assert_eq!(message.err(), flat.err()),
+    };
+    assert_eq!(message.frames.len(), flat.frames.len());
+    for (tree, flat) in message.frames.iter().zip(&flat.frames) {
+        let mut leaves: Vec<_> = flat.leaves().collect();
+        leaves.sort_by_key(|(path, _)| *path);
+        let mut expected: Vec<_> = tree.metrics.leaves().collect();
+        expected.sort_by(|a, b| a.0.cmp(&b.0));
+        assert!(leaves.iter().map(|(path, _)| *path).eq(expected.iter().map(|(path, _)| path.as_str())));
+        assert!(leaves.iter().zip(&expected).all(|(a, b)| a.1.same_bits(b.1)));
+    }
     for frame in &message.frames {
         frame.metrics.validate().expect("a tree over the limits was taken");
         for (path, _) in frame.metrics.leaves() {

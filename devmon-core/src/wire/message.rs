@@ -66,28 +66,7 @@ impl Message {
     /// # Errors
     /// [`Refusal`] with the reason and a detail that names the place. Work and memory are bounded by [`MAX_DECOMPRESSED_BYTES`].
     pub fn decode(payload: &[u8]) -> Result<Self, Refusal> {
-        if payload.len() > MAX_PAYLOAD_BYTES {
-            let detail = format!("{} bytes; the most is {MAX_PAYLOAD_BYTES}", payload.len());
-            return Err(Refusal::new(Reason::PayloadTooLarge, detail));
-        }
-        let plain = decompress(payload)?;
-        // Checked apart from the JSON, for the reason differs; serde_json alone would call both a syntax error.
-        let text = std::str::from_utf8(&plain).map_err(|e| Refusal::new(Reason::InvalidUtf8, e))?;
-        clear_refusal();
-        let mut deserializer = serde_json::Deserializer::from_str(text);
-        let message = MessageSeed
-            .deserialize(&mut deserializer)
-            .and_then(|message| deserializer.end().map(|()| message));
-        message.map_err(|error| {
-            taken_refusal(&error).unwrap_or_else(|| {
-                let reason = if error.is_data() {
-                    Reason::InvalidMessage
-                } else {
-                    Reason::InvalidJson
-                };
-                Refusal::new(reason, error)
-            })
-        })
+        plain_text(payload, read)?
     }
 
     /// Checks that the payload and its topic speak of the same device.
@@ -95,13 +74,7 @@ impl Message {
     /// # Errors
     /// [`Reason::DeviceMismatch`].
     pub fn check_device(&self, topic_device: &DeviceId) -> Result<(), Refusal> {
-        match &self.device {
-            Some(named) if named != topic_device => Err(Refusal::new(
-                Reason::DeviceMismatch,
-                format!("the payload names device {named}, the topic {topic_device}"),
-            )),
-            _ => Ok(()),
-        }
+        check_device(self.device.as_ref(), topic_device)
     }
 
     /// Checks the frames' times: not before 2000, not more than `max_ahead_ms` after `now`.
@@ -109,25 +82,76 @@ impl Message {
     /// # Errors
     /// [`Reason::TimestampOutOfRange`].
     pub fn check_times(&self, now: TimestampMs, max_ahead_ms: i64) -> Result<(), Refusal> {
-        for ts in self.frames.iter().filter_map(|frame| frame.ts) {
-            let problem = if ts < TimestampMs::EARLIEST {
-                "lies before 2000-01-01: the device's clock is not set".to_owned()
-            } else if ts.since(now) > max_ahead_ms {
-                format!(
-                    "is {} s ahead of the collector's clock; the most is {} s",
-                    ts.since(now) / 1000,
-                    max_ahead_ms / 1000
-                )
-            } else {
-                continue;
-            };
-            return Err(Refusal::new(
-                Reason::TimestampOutOfRange,
-                format!("ts {ts} {problem}"),
-            ));
-        }
-        Ok(())
+        check_times(self.frames.iter().filter_map(|f| f.ts), now, max_ahead_ms)
     }
+}
+
+pub(super) fn check_device(
+    named: Option<&DeviceId>,
+    topic_device: &DeviceId,
+) -> Result<(), Refusal> {
+    match named {
+        Some(named) if named != topic_device => Err(Refusal::new(
+            Reason::DeviceMismatch,
+            format!("the payload names device {named}, the topic {topic_device}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn check_times(
+    times: impl Iterator<Item = TimestampMs>,
+    now: TimestampMs,
+    max_ahead_ms: i64,
+) -> Result<(), Refusal> {
+    for ts in times {
+        let problem = if ts < TimestampMs::EARLIEST {
+            "lies before 2000-01-01: the device's clock is not set".to_owned()
+        } else if ts.since(now) > max_ahead_ms {
+            format!(
+                "is {} s ahead of the collector's clock; the most is {} s",
+                ts.since(now) / 1000,
+                max_ahead_ms / 1000
+            )
+        } else {
+            continue;
+        };
+        return Err(Refusal::new(
+            Reason::TimestampOutOfRange,
+            format!("ts {ts} {problem}"),
+        ));
+    }
+    Ok(())
+}
+
+/// What every payload is before it is JSON: within bounds, decompressed, UTF-8. `read` gets the text.
+pub(super) fn plain_text<T>(payload: &[u8], read: impl FnOnce(&str) -> T) -> Result<T, Refusal> {
+    if payload.len() > MAX_PAYLOAD_BYTES {
+        let detail = format!("{} bytes; the most is {MAX_PAYLOAD_BYTES}", payload.len());
+        return Err(Refusal::new(Reason::PayloadTooLarge, detail));
+    }
+    let plain = decompress(payload)?;
+    // Checked apart from the JSON, for the reason differs; serde_json alone would call both a syntax error.
+    let text = std::str::from_utf8(&plain).map_err(|e| Refusal::new(Reason::InvalidUtf8, e))?;
+    Ok(read(text))
+}
+
+fn read(text: &str) -> Result<Message, Refusal> {
+    clear_refusal();
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let message = MessageSeed
+        .deserialize(&mut deserializer)
+        .and_then(|message| deserializer.end().map(|()| message));
+    message.map_err(|error| {
+        taken_refusal(&error).unwrap_or_else(|| {
+            let reason = if error.is_data() {
+                Reason::InvalidMessage
+            } else {
+                Reason::InvalidJson
+            };
+            Refusal::new(reason, error)
+        })
+    })
 }
 
 fn decompress(payload: &[u8]) -> Result<Cow<'_, [u8]>, Refusal> {
@@ -225,7 +249,11 @@ impl<'de> Visitor<'de> for MessageSeed {
 }
 
 /// Sets a field that must not stand twice: which one counts would be a guess.
-fn once<T, E: de::Error>(slot: &mut Option<T>, name: &'static str, value: T) -> Result<(), E> {
+pub(super) fn once<T, E: de::Error>(
+    slot: &mut Option<T>,
+    name: &'static str,
+    value: T,
+) -> Result<(), E> {
     if slot.is_some() {
         return Err(E::duplicate_field(name));
     }
@@ -233,7 +261,7 @@ fn once<T, E: de::Error>(slot: &mut Option<T>, name: &'static str, value: T) -> 
     Ok(())
 }
 
-struct Boot(Box<str>);
+pub(super) struct Boot(pub(super) Box<str>);
 
 impl<'de> Deserialize<'de> for Boot {
     fn deserialize<D: de::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {

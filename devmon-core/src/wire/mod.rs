@@ -5,6 +5,7 @@
 
 pub mod about;
 pub mod device;
+pub mod flat;
 pub mod json;
 pub mod message;
 pub mod pack;
@@ -14,6 +15,7 @@ pub mod topic;
 
 pub use about::{About, Status};
 pub use device::DeviceId;
+pub use flat::{FlatFrame, FlatMessage, Shape};
 pub use message::{Frame, Message, MessageId};
 pub use refusal::{Reason, Refusal};
 pub use time::TimestampMs;
