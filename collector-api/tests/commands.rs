@@ -11,7 +11,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use devmon_collector::store::engine::{Accepted, Content, Store as _};
 use devmon_collector::store::{Engine, Options};
-use devmon_core::wire::{Message, TimestampMs};
+use devmon_core::wire::{FlatMessage, TimestampMs};
 
 /// In 2100: `compact` leaves a day that is not over in blocks.
 const BASE_MS: i64 = 4_102_450_000_000;
@@ -45,7 +45,7 @@ fn bad(output: Output) -> String {
 
 fn accepted(device: &str, ts: i64, metrics: &str) -> Accepted {
     let payload = format!("{{\"ts\":{ts},\"metrics\":{metrics}}}");
-    let message = Message::decode(payload.as_bytes()).unwrap();
+    let message = FlatMessage::decode(payload.as_bytes()).unwrap();
     Accepted {
         device: device.parse().unwrap(),
         received: TimestampMs(ts),

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
 use devmon_core::wire::json::TreeJson;
-use devmon_core::wire::{DeviceId, Message, TimestampMs};
+use devmon_core::wire::{DeviceId, FlatMessage, TimestampMs};
 use devmon_core::{MetricTree, Node, Value};
 
 use super::progress::Progress;
@@ -170,7 +170,7 @@ fn has_room<S: AsRef<str>>(tree: &MetricTree, names: &[S]) -> bool {
 fn message((device, ts): (DeviceId, TimestampMs), growing: &Growing) -> anyhow::Result<Accepted> {
     let metrics = serde_json::to_string(&TreeJson(&growing.metrics))?;
     let payload = format!("{{\"ts\":{ts},\"metrics\":{metrics}}}");
-    let message = Message::decode(payload.as_bytes());
+    let message = FlatMessage::decode(payload.as_bytes());
     let message = message.map_err(|refusal| anyhow!("device {device} at ts {ts}: {refusal}"))?;
     Ok(Accepted {
         device,

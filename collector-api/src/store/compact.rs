@@ -400,12 +400,16 @@ impl Compactor {
         }
         let state = self.shared.read();
         let device = state.catalogue.devices.get(id);
-        let series = device.and_then(|device| device.streams.get(*at));
-        let series = series
-            .into_iter()
-            .flat_map(|stream| stream.series.iter().enumerate());
-        let expired = series.filter(|(_, s)| retention::is_expired(options, &s.path, day, now));
-        expired.map(|(number, _)| number as u32).collect()
+        let Some(stream) = device.and_then(|device| device.streams.get(*at)) else {
+            return BTreeSet::new();
+        };
+        let top = stream.prefix();
+        let is_expired =
+            |below: &str| retention::is_expired(options, &format!("{top}{below}"), day, now);
+        let expired = (0..)
+            .zip(stream.layout.paths())
+            .filter(|(_, below)| is_expired(below));
+        expired.map(|(number, _)| number).collect()
     }
 
     /// Gives readers another file for a day, or none, and waits until nobody holds the list from before.

@@ -89,7 +89,7 @@ fn look(
     };
     let mut hours = std::collections::BTreeSet::new();
     for (i, path) in question.paths.iter().enumerate() {
-        let Some(&(place, series)) = device.paths.get(path.as_str()) else {
+        let Some((place, series)) = device.find(path) else {
             continue;
         };
         let stream = &device.streams[place as usize];

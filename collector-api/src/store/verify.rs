@@ -404,7 +404,7 @@ fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use devmon_core::wire::Message;
+    use devmon_core::wire::FlatMessage;
 
     use super::*;
     use crate::store::archive::{Holds, Writer};
@@ -445,7 +445,7 @@ mod tests {
         let day = days::start_of(days::day_of(old)).0;
         for ts in (0..3).flat_map(|n| [now.0 - n, day + n]) {
             let payload = format!("{{\"ts\":{ts},\"metrics\":{{\"cpu\":{{\"n\":{ts}}}}}}}");
-            let message = Message::decode(payload.as_bytes()).unwrap();
+            let message = FlatMessage::decode(payload.as_bytes()).unwrap();
             let item = Accepted {
                 device: "d".parse().unwrap(),
                 received: now,
