@@ -58,6 +58,9 @@ pub struct File {
     #[serde(default)]
     keep: Vec<KeepRule>,
     dead_letters_max_bytes: Option<u64>,
+    max_devices: Option<u64>,
+    max_device_series: Option<u64>,
+    max_series: Option<u64>,
     log_format: Option<String>,
     #[serde(default)]
     store: StoreKeys,
@@ -315,6 +318,13 @@ impl Settings {
         }
         if let Some(bytes) = file.dead_letters_max_bytes {
             store.dead_letters_bytes = bytes;
+        }
+        for (limit, said) in [
+            (&mut store.max_devices, file.max_devices),
+            (&mut store.max_device_series, file.max_device_series),
+            (&mut store.max_series, file.max_series),
+        ] {
+            *limit = said.unwrap_or(*limit);
         }
         Ok(Self {
             data_dir: data_dir.map_or_else(|| PathBuf::from("data"), |d| d.value),

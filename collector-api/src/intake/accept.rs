@@ -369,6 +369,33 @@ impl Intake {
     }
 }
 
+impl Shared {
+    /// The letter for a message that was good but for the store's bounds.
+    pub(super) fn refused_by_store(
+        &self,
+        item: Accepted,
+        reason: Reason,
+        limit: u64,
+    ) -> DeadLetter {
+        let kind = match item.content {
+            Content::Metrics { .. } => TopicKind::Metrics,
+            Content::Status(_) => TopicKind::Status,
+            Content::About(_) => TopicKind::About,
+        };
+        let detail = match reason {
+            Reason::TooManyDevices => format!(
+                "device {} would be one more than {limit}; raise max_devices",
+                item.device
+            ),
+            _ => format!(
+                "its new series would be more than {limit}, or their paths too long together; raise max_device_series or max_series if they are meant"
+            ),
+        };
+        let publish = Publish::new(self.settings.scheme.topic(&item.device, kind), item.payload);
+        letter(publish, Refusal { reason, detail }, TimestampMs::now())
+    }
+}
+
 /// One open connection, counted.
 pub(super) struct Counted(Arc<Shared>);
 

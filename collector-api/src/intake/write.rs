@@ -95,7 +95,7 @@ pub(super) fn run(shared: &Shared, mut queue: Receiver<Job>) {
     }
 }
 
-fn commit(shared: &Shared, batch: Batch) {
+fn commit(shared: &Shared, mut batch: Batch) {
     let counters = &shared.counters;
     let count = batch.items.len() + batch.letters.len() + batch.known.len();
     counters
@@ -106,7 +106,10 @@ fn commit(shared: &Shared, batch: Batch) {
     let mut items_outcome = Outcome::Acknowledge;
     if !batch.items.is_empty() {
         match shared.store.commit(&batch.items) {
-            Ok(committed) => count_committed(shared, &committed),
+            Ok(committed) => {
+                count_committed(shared, &committed);
+                bury_refused(shared, &mut batch, &committed);
+            }
             Err(error) => {
                 counters
                     .put_off
@@ -141,6 +144,25 @@ fn commit(shared: &Shared, batch: Batch) {
     answer(batch.letters_done, &letters_outcome);
 }
 
+/// Makes dead letters of what the store does not take for good.
+fn bury_refused(shared: &Shared, batch: &mut Batch, committed: &[Committed]) {
+    let is_refused = |c: &Committed| matches!(c, Committed::Refused { .. });
+    if !committed.iter().any(is_refused) {
+        return;
+    }
+    let items = std::mem::take(&mut batch.items);
+    let dones = std::mem::take(&mut batch.items_done);
+    for ((item, done), committed) in items.into_iter().zip(dones).zip(committed) {
+        let &Committed::Refused { reason, limit } = committed else {
+            batch.items_done.push(done);
+            continue;
+        };
+        let letter = shared.refused_by_store(item, reason, limit);
+        batch.letters.push(letter);
+        batch.letters_done.push(done);
+    }
+}
+
 fn count_committed(shared: &Shared, committed: &[Committed]) {
     let counters = &shared.counters;
     let (mut messages, mut samples, mut duplicates) = (0, 0, 0);
@@ -151,6 +173,7 @@ fn count_committed(shared: &Shared, committed: &[Committed]) {
                 samples += n;
             }
             Committed::Duplicate => duplicates += 1,
+            Committed::Refused { .. } => {} // counted when they are buried
         }
     }
     counters.messages.fetch_add(messages, Relaxed);

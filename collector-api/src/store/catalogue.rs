@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use devmon_core::path::{is_within, unescape};
 use devmon_core::wire::about::{About, Presence};
-use devmon_core::wire::{DeviceId, FlatFrame, MessageId, Shape, TimestampMs};
+use devmon_core::wire::{DeviceId, FlatFrame, Shape, TimestampMs};
 use devmon_core::{MetricPath, Value};
 
 use super::days::Days;
@@ -36,6 +36,8 @@ pub(super) struct Catalogue {
     pub(super) next_stream: u32,
     /// Series with a sample, over all devices.
     pub(super) series: u64,
+    /// Series, with a sample or without.
+    pub(super) all_series: u64,
     /// Samples in the heads, those being sealed not counted.
     pub(super) head_samples: u64,
     /// Memory of the heads, those being sealed counted until they are in blocks and no reader holds them.
@@ -54,8 +56,14 @@ pub(super) struct Device {
     pub(super) seen: Seen,
     pub(super) streams: Vec<Stream>,
     /// Places in `streams`, once there are more than [`FEW_STREAMS`].
+    #[expect(
+        clippy::box_collection,
+        reason = "most devices have none: 8 bytes instead of 48"
+    )]
     by_name: Option<Box<HashMap<Box<str>, u32>>>,
     live: u64,
+    /// Number of all series, and the bytes of their paths, upwards.
+    extent: (u64, u64),
     /// Something came since the last seal.
     pub(super) touched: bool,
     /// The about changed since the last seal.
@@ -96,13 +104,6 @@ pub(super) struct Known {
 }
 
 impl Catalogue {
-    /// True if this message was committed before.
-    pub(super) fn has_seen(&self, device: &DeviceId, id: &MessageId) -> bool {
-        self.devices
-            .get(device)
-            .is_some_and(|device| device.seen.contains(id))
-    }
-
     /// Takes a committed message in and returns the number of its samples.
     pub(super) fn apply(&mut self, item: &Accepted) -> u64 {
         if !self.devices.contains_key(&item.device) {
@@ -134,6 +135,7 @@ impl Catalogue {
                     grown: 0,
                 };
                 let before = device.live;
+                let known = device.extent.0;
                 let mut samples = 0;
                 for frame in frames {
                     let ts = frame.ts.unwrap_or(item.received);
@@ -142,6 +144,7 @@ impl Catalogue {
                 }
                 self.head_samples += arrival.grown;
                 self.series += device.live - before;
+                self.all_series += device.extent.0 - known;
                 return samples;
             }
         }
@@ -221,6 +224,7 @@ impl Device {
             streams: Vec::new(),
             by_name: None,
             live: 0,
+            extent: (0, 0),
             touched: false,
             about_touched: false,
         }
@@ -294,6 +298,23 @@ impl Device {
         Some((place, series))
     }
 
+    /// The stream of this name.
+    pub(super) fn stream(&self, name: &str) -> Option<&Stream> {
+        self.place(name).map(|place| &self.streams[place as usize])
+    }
+
+    /// True if there is the series of this path, as it stands in a frame of this source.
+    pub(super) fn has(&self, source: Option<&str>, path: &str) -> bool {
+        let (name, below) = source.map_or_else(|| split(path), |name| (Cow::Borrowed(name), path));
+        let stream = self.stream(&name);
+        stream.is_some_and(|stream| stream.layout.find(below).is_some())
+    }
+
+    /// Number of all series, and the bytes of their paths, upwards.
+    pub(super) fn extent(&self) -> (u64, u64) {
+        self.extent
+    }
+
     /// The place of the stream of this name.
     fn place(&self, name: &str) -> Option<u32> {
         match &self.by_name {
@@ -313,7 +334,9 @@ impl Device {
             let place = self.place_or_new(source, arrival.next_stream);
             let stream = &mut self.streams[place as usize];
             if !stream.has_shape(&frame.shape) {
+                let before = stream.extent();
                 stream.learn(&frame.shape, arrival.layouts);
+                grow(&mut self.extent, before, stream.extent());
             }
             let before = stream.rows.samples();
             self.live += stream.add_row(ts, &frame.values);
@@ -327,7 +350,7 @@ impl Device {
             let (name, below) = split(path);
             let place = self.place_or_new(&name, arrival.next_stream);
             let stream = &mut self.streams[place as usize];
-            let known = stream.series.len();
+            let known = stream.extent();
             let before = stream.rows.samples();
             let mut series = stream.place(below, 0);
             self.live += stream.add(ts, series, value);
@@ -335,7 +358,8 @@ impl Device {
                 series = stream.place(split(path).1, series + 1);
                 self.live += stream.add(ts, series, value);
             }
-            if stream.series.len() > known {
+            if stream.extent() != known {
+                grow(&mut self.extent, known, stream.extent());
                 arrival.layouts.share(&mut stream.layout);
             }
             stream.rows.charge(arrival.head_bytes);
@@ -355,6 +379,7 @@ impl Device {
         let place = self.streams.len() as u32; // a device with 2^32 streams does not fit into memory
         let live = stream.series.iter().filter(|s| s.known.is_some());
         self.live += live.count() as u64;
+        grow(&mut self.extent, (0, 0), stream.extent());
         if let Some(by_name) = &mut self.by_name {
             by_name.insert(stream.name.clone(), place);
         }
@@ -404,7 +429,13 @@ impl Stream {
             .map_or_else(|_| String::new(), |path| path.as_str().to_owned())
     }
 
-    fn has_shape(&self, shape: &Arc<Shape>) -> bool {
+    /// Number of its series, and the bytes of their paths.
+    fn extent(&self) -> (u64, u64) {
+        let of_paths = self.layout.text_bytes() + self.layout.len() * self.name.len();
+        (self.series.len() as u64, of_paths as u64)
+    }
+
+    pub(super) fn has_shape(&self, shape: &Arc<Shape>) -> bool {
         let known = self.shape.as_ref();
         known.is_some_and(|known| Arc::ptr_eq(known, shape) || known == shape)
     }
@@ -446,6 +477,7 @@ impl Stream {
 
     /// Adds a row in the order of the shape's paths; returns how many series have their first sample by it.
     fn add_row(&mut self, ts: TimestampMs, values: &[Value]) -> u64 {
+        self.rows.widen(self.series.len());
         if self.numbers.is_empty() {
             (0..).zip(values).map(|(n, v)| self.add(ts, n, v)).sum()
         } else {
@@ -489,6 +521,11 @@ impl Known {
             self.first_ts = ts;
         }
     }
+}
+
+fn grow(extent: &mut (u64, u64), before: (u64, u64), after: (u64, u64)) {
+    extent.0 += after.0 - before.0;
+    extent.1 += after.1 - before.1;
 }
 
 /// A path's first segment as the name of a stream, and what stands below it. A leaf at the very top is in the stream `""`, whole.

@@ -113,6 +113,17 @@ impl Cells {
         }
     }
 
+    /// Becomes a column of this one value; the room is kept where it fits.
+    pub(super) fn restart(&mut self, value: &Value) {
+        match (&mut *self, value) {
+            (Self::Float(v), Value::Float(_)) => v.clear(),
+            (Self::Integer(v), Value::Integer(_)) => v.clear(),
+            (Self::Boolean(v), Value::Boolean(_)) => v.clear(),
+            _ => return *self = Self::of(value),
+        }
+        self.push(value);
+    }
+
     /// Replaces the last value.
     pub(super) fn replace_last(&mut self, value: &Value) {
         match self {

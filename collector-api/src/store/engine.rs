@@ -50,6 +50,8 @@ pub enum Committed {
     Stored { samples: u64 },
     /// Its [`MessageId`] was committed before.
     Duplicate,
+    /// Nothing of it is kept: it would make more devices or series than `limit`, as the reason says.
+    Refused { reason: Reason, limit: u64 },
 }
 
 /// A refused message, kept for whoever has to find out why.

@@ -25,7 +25,7 @@ use super::engine::StoreError;
 /// Largest value: 16 to 19 such make one of sled's pages, which must stay below 131 052 bytes.
 pub(super) const MAX_VALUE_BYTES: usize = 6 * 1024;
 /// sled's page cache; it counts bytes on disk and takes a multiple of it in memory.
-const CACHE_BYTES: u64 = 64 << 20;
+const CACHE_BYTES: u64 = 16 << 20; // intake of 10.8 M samples: 64 MiB took 14 MB more memory and no less time
 /// How long opening again waits for the threads of the closed database to let go of the file.
 const REOPEN_PATIENCE: Duration = Duration::from_secs(5);
 

@@ -31,6 +31,11 @@ impl Layout {
         self.ends.len()
     }
 
+    /// Bytes of all paths.
+    pub(super) fn text_bytes(&self) -> usize {
+        self.text.len()
+    }
+
     /// The path of a number that was given.
     pub(super) fn path(&self, number: u32) -> &str {
         let at = number as usize;

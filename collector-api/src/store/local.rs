@@ -21,8 +21,9 @@ use std::time::{Duration, Instant};
 
 use devmon_core::MetricPath;
 use devmon_core::journal::{self, Journal, Position};
-use devmon_core::wire::TimestampMs;
+use devmon_core::wire::{DeviceId, MessageId, TimestampMs};
 
+use super::admit::{Admission, Growth};
 use super::archive::Holds;
 use super::catalogue::Catalogue;
 use super::compact::Compactor;
@@ -66,13 +67,19 @@ pub struct Options {
     pub seal_journal_bytes: u64,
     /// The heads are sealed when their oldest sample arrived so long ago.
     pub seal_age: Duration,
-    /// The heads are sealed when they hold so many samples, at about 9 bytes of memory each if they are numbers.
+    /// The heads are sealed when they hold so many samples, at 2 to 9 bytes of memory each if they are numbers.
     pub seal_samples: u64,
     /// The heads are sealed when they take about so many bytes of memory: what bounds texts. Estimated upwards, 32 bytes for a sample and what its text takes,
     /// so that numbers reach [`seal_samples`](Self::seal_samples) first. Sealing needs the same again for a moment.
     pub seal_bytes: u64,
     /// Bound on the dead letters, in bytes; the oldest go first.
     pub dead_letters_bytes: u64,
+    /// Devices that the store takes; the first message of one more is refused.
+    pub max_devices: u64,
+    /// Series of one device, those without samples too; a message with one more is refused.
+    pub max_device_series: u64,
+    /// Series of all devices.
+    pub max_series: u64,
 }
 
 impl Default for Options {
@@ -86,9 +93,12 @@ impl Default for Options {
             archive_after: Duration::from_secs(3600),
             seal_journal_bytes: 256 << 20,
             seal_age: Duration::from_secs(3600),
-            seal_samples: 4_000_000,
+            seal_samples: 2_000_000,
             seal_bytes: 256 << 20,
             dead_letters_bytes: 16 << 20,
+            max_devices: 1_000_000,
+            max_device_series: 100_000,
+            max_series: 10_000_000, // some 1.5 GB of memory
         }
     }
 }
@@ -331,13 +341,22 @@ impl Shared {
     }
 
     fn commit(&self, batch: &[Accepted]) -> Result<Vec<Committed>, StoreError> {
+        let mut committed = Vec::with_capacity(batch.len());
+        while let Some(rest) = batch.get(committed.len()..).filter(|rest| !rest.is_empty()) {
+            committed.extend(self.commit_some(rest)?);
+        }
+        Ok(committed)
+    }
+
+    /// Commits the front of a batch: all of it but near a limit.
+    fn commit_some(&self, batch: &[Accepted]) -> Result<Vec<Committed>, StoreError> {
         self.wait_for_room()?;
         let mut journal = lock(&self.journal);
-        let is_new = self.find_new(batch);
+        let verdicts = self.judge(batch);
         let mut bytes = 0;
         let mut buffer = Vec::new();
-        for (item, is_new) in batch.iter().zip(&is_new) {
-            if *is_new {
+        for (item, verdict) in batch.iter().zip(&verdicts) {
+            if verdict.is_none() {
                 buffer.clear();
                 record::encode(item, &mut buffer);
                 journal.append(&buffer)?; // too long for a record: not after the intake's limits
@@ -347,9 +366,9 @@ impl Shared {
         journal.commit()?;
         // Durable from here on; still under the journal's lock, so that a cut falls between two batches.
         let mut state = self.write();
-        let committed = batch.iter().zip(&is_new).map(|(item, is_new)| {
-            if !is_new {
-                return Committed::Duplicate;
+        let committed = batch.iter().zip(verdicts).map(|(item, verdict)| {
+            if let Some(verdict) = verdict {
+                return verdict;
             }
             state.unsealed_since.get_or_insert(item.received);
             Committed::Stored {
@@ -369,24 +388,38 @@ impl Shared {
         Ok(committed)
     }
 
-    /// For each item, whether its message is none that was committed before or stands earlier in the batch.
-    fn find_new(&self, batch: &[Accepted]) -> Vec<bool> {
+    /// For each item why it is not to be stored, up to one that can only be judged when those before it are stored.
+    fn judge(&self, batch: &[Accepted]) -> Vec<Option<Committed>> {
         let state = self.read();
+        let catalogue = &state.catalogue;
         let mut in_batch = HashSet::new();
-        let is_new = |item: &Accepted| match &item.content {
-            Content::Metrics { id: Some(id), .. } => !state.catalogue.has_seen(&item.device, id),
-            _ => true,
-        };
-        batch
-            .iter()
-            .map(|item| {
-                let first_here = match &item.content {
-                    Content::Metrics { id: Some(id), .. } => in_batch.insert((&item.device, id)),
-                    _ => true,
-                };
-                first_here && is_new(item)
-            })
-            .collect()
+        let mut growth = Growth::default();
+        let mut verdicts = Vec::with_capacity(batch.len());
+        for item in batch {
+            let device = catalogue.devices.get(&item.device);
+            let id = match &item.content {
+                Content::Metrics { id, .. } => id.as_ref().map(|id| (&item.device, id)),
+                _ => None,
+            };
+            let is_repeat = |id: &(&DeviceId, &MessageId)| {
+                device.is_some_and(|device| device.seen.contains(id.1)) || in_batch.contains(id)
+            };
+            if id.as_ref().is_some_and(is_repeat) {
+                verdicts.push(Some(Committed::Duplicate));
+                continue;
+            }
+            match growth.admit(catalogue, device, item, &self.options) {
+                Admission::Yes => {
+                    in_batch.extend(id);
+                    verdicts.push(None);
+                }
+                Admission::No { reason, limit } => {
+                    verdicts.push(Some(Committed::Refused { reason, limit }));
+                }
+                Admission::Later => break,
+            }
+        }
+        verdicts
     }
 
     /// Notes whether writing works, for [`StoreStatus::problem`].

@@ -14,6 +14,7 @@
 pub mod bench;
 pub mod engine;
 
+mod admit;
 mod archive;
 mod blob;
 mod block;

@@ -215,6 +215,7 @@ impl Restore {
         };
         for (id, device) in self.devices.into_values() {
             catalogue.series += device.live();
+            catalogue.all_series += device.extent().0;
             catalogue.devices.insert(id, device);
         }
         Ok((catalogue, self.hours))

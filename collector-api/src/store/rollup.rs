@@ -258,7 +258,7 @@ mod tests {
                 numbers: numbers.len() as u64,
                 min: numbers.iter().min_by(order).cloned(),
                 max: numbers.iter().rev().max_by(order).cloned(), // of equal ones the first, as for the smallest
-                sum: (!numbers.is_empty()).then(|| {
+                sum: (!numbers.is_empty()).then_some({
                     if integers {
                         Value::Integer(sum as i64)
                     } else {

@@ -50,6 +50,10 @@ reasons! {
     InvalidValue = "invalid_value",
     /// A timestamp before 2000 or too far ahead of the collector's clock.
     TimestampOutOfRange = "timestamp_out_of_range",
+    /// A new device, and the collector has as many as it may.
+    TooManyDevices = "too_many_devices",
+    /// New series, and the device or the collector has as many as it may.
+    TooManySeries = "too_many_series",
 }
 
 impl fmt::Display for Reason {

@@ -215,7 +215,7 @@ fn put_mixed(out: &mut Vec<u8>, values: &[Value]) {
         Cells::Integer(integers),
         Cells::Boolean(booleans),
     ] {
-        if cells.len() > 0 {
+        if !cells.is_empty() {
             put(out, &cells);
         }
     }

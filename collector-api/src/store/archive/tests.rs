@@ -274,7 +274,7 @@ fn sample_day() -> BTreeMap<u32, Model> {
         let t = 1000 + i * 10_000 + i * 7919 % 7;
         let noise = i * 7919 % 101;
         wide.insert((0, t), Value::Float(noise as f64 / 100.0));
-        wide.insert((1, t), Value::Integer(1 << 40 | i * 4096));
+        wide.insert((1, t), Value::Integer((1 << 40) | (i * 4096)));
         wide.insert((2, t), Value::Boolean(noise == 7));
         wide.insert(
             (3, t),
