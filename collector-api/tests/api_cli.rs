@@ -483,7 +483,9 @@ fn the_printed_configuration_is_the_default_and_names_every_key() {
         let named = |line: &str| {
             line.trim_start_matches('#')
                 .starts_with(&format!("{key} = "))
-                || line == format!("[{key}]")
+                || [format!("[{key}]"), format!("#[[{key}]]")]
+                    .iter()
+                    .any(|table| line == table)
         };
         assert!(printed.lines().any(named), "{key} is not printed");
     }

@@ -24,8 +24,12 @@ struct Setup {
 }
 
 fn setup() -> Setup {
+    with_options(Options::default())
+}
+
+fn with_options(options: Options) -> Setup {
     let dir = tempfile::tempdir().unwrap();
-    let store = Arc::new(Engine::open(dir.path(), Options::default()).unwrap());
+    let store = Arc::new(Engine::open(dir.path(), options).unwrap());
     let (intake, writer) = Intake::new(store.clone(), IntakeSettings::default());
     Setup {
         store,
@@ -180,11 +184,12 @@ async fn every_reason_is_met_counted_and_kept_whole() {
     let rows = refused();
     let met: BTreeSet<Reason> = rows.iter().map(|(reason, ..)| *reason).collect();
     let unmet: Vec<_> = Reason::ALL.iter().filter(|r| !met.contains(r)).collect();
-    assert_eq!(
-        unmet,
-        [&Reason::NotAuthorized],
-        "which has a test of its own"
-    );
+    let of_their_own = [
+        &Reason::NotAuthorized,
+        &Reason::TooManyDevices,
+        &Reason::TooManySeries,
+    ];
+    assert_eq!(unmet, of_their_own, "which have a test of their own");
     for (reason, topic, payload) in rows {
         let before = setup.intake.status().refused[reason.as_str()];
         let publish = Publish::new(topic, payload.clone());
@@ -219,6 +224,42 @@ async fn a_certificate_speaks_for_its_own_device_only() {
     assert!(setup.store.device("d").is_none());
     assert_eq!(setup.intake.accept(from("d")).await, Outcome::Acknowledge);
     assert_eq!(setup.store.series("d", "", None, 10).len(), 1);
+}
+
+#[tokio::test]
+async fn beyond_the_bounds_of_the_store_a_message_is_kept_whole_and_what_is_known_goes_on() {
+    let setup = with_options(Options {
+        max_devices: 1,
+        max_device_series: 2,
+        ..Options::default()
+    });
+    let known = r#"{"metrics":{"a":1,"b":2}}"#;
+    let good = || Publish::new(TOPIC, known);
+    assert_eq!(setup.intake.accept(good()).await, Outcome::Acknowledge);
+    for (topic, payload, reason, named) in [
+        (
+            "devmon/v1/0/e/metrics",
+            known,
+            Reason::TooManyDevices,
+            "max_devices",
+        ),
+        (
+            TOPIC,
+            r#"{"metrics":{"a":1,"c":2}}"#,
+            Reason::TooManySeries,
+            "max_device_series",
+        ),
+    ] {
+        let accepted = setup.intake.accept(Publish::new(topic, payload)).await;
+        assert_eq!(accepted, Outcome::Acknowledge);
+        let letter = setup.store.dead_letters(None, 1).unwrap().remove(0);
+        assert_eq!((letter.topic.as_str(), letter.reason), (topic, reason));
+        assert_eq!(&letter.payload[..], payload.as_bytes());
+        assert!(letter.detail.contains(named), "{}", letter.detail);
+        assert_eq!(setup.intake.status().refused[reason.as_str()], 1);
+    }
+    assert_eq!(setup.intake.accept(good()).await, Outcome::Acknowledge);
+    assert_eq!(setup.intake.status().messages, 2);
 }
 
 #[tokio::test]
