@@ -186,7 +186,7 @@ impl Rows {
         series: u32,
         from: TimestampMs,
         to: TimestampMs,
-        f: &mut dyn FnMut(&[i64], &Cells, Range<usize>),
+        f: &mut impl FnMut(&[i64], &Cells, Range<usize>),
     ) {
         let Some(Column {
             rows,
