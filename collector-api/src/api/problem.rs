@@ -8,16 +8,15 @@ use super::reply::{Response, respond};
 use crate::query::QueryError;
 use crate::store::engine::StoreError;
 
-/// Methods of every route; all of them only read.
-pub const ALLOWED_METHODS: &str = "GET, HEAD";
-
 /// What kind of error: one row of the documented table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     InvalidParameter,
     Unauthorized,
+    Forbidden,
     NotFound,
-    MethodNotAllowed,
+    /// With the methods that are.
+    MethodNotAllowed(&'static str),
     Misdirected,
     TooManyPoints,
     NotReady,
@@ -33,8 +32,9 @@ impl Kind {
                 StatusCode::BAD_REQUEST,
             ),
             Self::Unauthorized => ("unauthorized", "Unauthorized", StatusCode::UNAUTHORIZED),
+            Self::Forbidden => ("forbidden", "Forbidden", StatusCode::FORBIDDEN),
             Self::NotFound => ("not-found", "Not found", StatusCode::NOT_FOUND),
-            Self::MethodNotAllowed => (
+            Self::MethodNotAllowed(_) => (
                 "method-not-allowed",
                 "Method not allowed",
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -108,10 +108,10 @@ impl Problem {
         let mut response = respond(status, "application/problem+json", &document);
         debug_assert!(response.headers().contains_key(CONTENT_TYPE));
         match self.kind {
-            Kind::MethodNotAllowed => {
+            Kind::MethodNotAllowed(possible) => {
                 response
                     .headers_mut()
-                    .insert(ALLOW, HeaderValue::from_static(ALLOWED_METHODS));
+                    .insert(ALLOW, HeaderValue::from_static(possible));
             }
             Kind::Unauthorized => {
                 let realm = HeaderValue::from_static("Bearer realm=\"devmon\"");

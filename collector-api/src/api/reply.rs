@@ -20,6 +20,7 @@ use crate::query::aggregate::Aggregate;
 use crate::query::column::Column;
 use crate::query::descriptors::Described;
 use crate::query::devices::{DeviceDetail, DeviceView};
+use crate::query::fleet::FleetLatest;
 use crate::query::range::{SeriesAnswer, SeriesQuery};
 use crate::store::Cells;
 use crate::store::engine::{DeadLetter, SeriesRecord, StoreStatus};
@@ -68,6 +69,15 @@ pub(super) fn bytes(
 /// A good answer.
 pub(super) fn json(document: &impl Serialize) -> Response {
     respond(StatusCode::OK, "application/json", document)
+}
+
+/// A good answer with nothing to say.
+pub(super) fn done() -> Response {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let no_store = HeaderValue::from_static("no-store");
+    response.headers_mut().insert(CACHE_CONTROL, no_store);
+    response
 }
 
 /// Adds the link to the next page.
@@ -233,6 +243,25 @@ impl<'a> Latest<'a> {
             ts: record.last_ts,
             unit: descriptor.map(|d| d.unit.as_str()),
             kind: descriptor.map(|d| d.kind.as_str()),
+        }
+    }
+}
+
+/// A newest value of one device of the fleet.
+#[derive(Serialize)]
+pub struct FleetItem<'a> {
+    device: &'a str,
+    status: &'static str,
+    #[serde(flatten)]
+    latest: Latest<'a>,
+}
+
+impl<'a> From<&'a FleetLatest> for FleetItem<'a> {
+    fn from(item: &'a FleetLatest) -> Self {
+        Self {
+            device: item.device.as_str(),
+            status: item.status.as_str(),
+            latest: Latest::new(&item.series, &item.described),
         }
     }
 }

@@ -13,11 +13,12 @@ use warp::{Filter, Rejection, path};
 
 use super::endpoints::{self, Call, Handler};
 use super::params::Segment;
-use super::problem::{ALLOWED_METHODS, Kind, Problem};
+use super::problem::{Kind, Problem};
 use super::reply::Response;
 use super::{Api, assets};
 
-/// Calls that work at a time; more wait. Each may hold some 40 MB of samples and a thread.
+/// Calls that work at a time; more wait. Each may hold a thread and some 60 MB: a window of a million samples, and an answer
+/// of a million points as columns and as JSON.
 const CALLS_AT_ONCE: usize = 16;
 
 /// Whether a call needs the token, if there is one.
@@ -41,10 +42,10 @@ pub fn routes(api: Arc<Api>) -> BoxedFilter<(warp::http::Response<Bytes>,)> {
             path!("api" / "v1" / "devices").map(none),
             endpoints::devices,
         ),
-        r.get(
-            Token,
+        r.get_or_delete(
             path!("api" / "v1" / "devices" / Segment),
             endpoints::device,
+            endpoints::forget,
         ),
         r.get(
             Token,
@@ -60,6 +61,11 @@ pub fn routes(api: Arc<Api>) -> BoxedFilter<(warp::http::Response<Bytes>,)> {
             Token,
             path!("api" / "v1" / "devices" / Segment / "series"),
             endpoints::series,
+        ),
+        r.get(
+            Token,
+            path!("api" / "v1" / "latest").map(none),
+            endpoints::fleet_latest,
         ),
         r.get(
             Token,
@@ -94,13 +100,85 @@ pub fn routes(api: Arc<Api>) -> BoxedFilter<(warp::http::Response<Bytes>,)> {
     any.unwrap_or_else(|| unreachable!("the list above is not empty"))
 }
 
+/// What is done with a call of one path.
+#[derive(Clone, Copy)]
+struct Route {
+    access: Access,
+    get: Handler,
+    delete: Option<Handler>,
+}
+
+impl Route {
+    /// The function for a call.
+    fn handler(&self, call: &Call, api: &Api) -> Result<Handler, Problem> {
+        let reads = call.method == Method::GET || call.method == Method::HEAD;
+        // A route that is not there has no methods either.
+        if reads || std::ptr::fn_addr_eq(self.get, no_route as Handler) {
+            return Ok(self.get);
+        }
+        match self.delete {
+            Some(delete) if call.method == Method::DELETE => {
+                // Whoever may sit at this machine may look; to take away, one must have been trusted.
+                if api.token.is_none() {
+                    return Err(Problem::new(
+                        Kind::Forbidden,
+                        "a device is forgotten only for the holder of a token: set api_token_file, and send the token",
+                    ));
+                }
+                Ok(delete)
+            }
+            delete => {
+                let possible = if delete.is_some() {
+                    "GET, HEAD, DELETE"
+                } else {
+                    "GET, HEAD"
+                };
+                let detail = format!("{} is not possible here; {possible} are", call.method);
+                Err(Problem::new(Kind::MethodNotAllowed(possible), detail))
+            }
+        }
+    }
+}
+
 struct Router {
     api: Arc<Api>,
     permits: Arc<Semaphore>,
 }
 
 impl Router {
-    fn get<P>(&self, access: Access, path: P, handler: Handler) -> BoxedFilter<(Response,)>
+    fn get<P>(&self, access: Access, path: P, get: Handler) -> BoxedFilter<(Response,)>
+    where
+        P: Filter<Extract = (Segment,)> + Clone + Send + Sync + 'static,
+        P::Error: Into<Rejection>,
+    {
+        self.route(
+            path,
+            Route {
+                access,
+                get,
+                delete: None,
+            },
+        )
+    }
+
+    /// What changes something needs the token, and that there is one.
+    fn get_or_delete<P>(&self, path: P, get: Handler, delete: Handler) -> BoxedFilter<(Response,)>
+    where
+        P: Filter<Extract = (Segment,)> + Clone + Send + Sync + 'static,
+        P::Error: Into<Rejection>,
+    {
+        let access = Token;
+        self.route(
+            path,
+            Route {
+                access,
+                get,
+                delete: Some(delete),
+            },
+        )
+    }
+
+    fn route<P>(&self, path: P, route: Route) -> BoxedFilter<(Response,)>
     where
         P: Filter<Extract = (Segment,)> + Clone + Send + Sync + 'static,
         P::Error: Into<Rejection>,
@@ -108,9 +186,7 @@ impl Router {
         let (api, permits) = (self.api.clone(), self.permits.clone());
         path.boxed()
             .and(call())
-            .then(move |segment, call| {
-                answer(api.clone(), permits.clone(), access, handler, segment, call)
-            })
+            .then(move |segment, call| answer(api.clone(), permits.clone(), route, segment, call))
             .boxed()
     }
 }
@@ -136,14 +212,13 @@ fn call() -> impl Filter<Extract = (Call,), Error = Infallible> + Clone {
 async fn answer(
     api: Arc<Api>,
     permits: Arc<Semaphore>,
-    access: Access,
-    handler: Handler,
+    route: Route,
     segment: Segment,
     call: Call,
 ) -> Response {
     let path = call.path.clone();
     // For HEAD, hyper sends the headers of this answer, its length included, and leaves the body out.
-    match work(api, permits, access, handler, segment, call).await {
+    match work(api, permits, route, segment, call).await {
         Ok(response) => response,
         Err(problem) => problem.response(&path),
     }
@@ -152,25 +227,16 @@ async fn answer(
 async fn work(
     api: Arc<Api>,
     permits: Arc<Semaphore>,
-    access: Access,
-    handler: Handler,
+    route: Route,
     segment: Segment,
     call: Call,
 ) -> Result<Response, Problem> {
-    match (access, &api.token) {
+    match (route.access, &api.token) {
         (Everybody, _) => {}
         (Token, Some(token)) => authorize(&call.headers, token)?,
         (Token, None) => check_host(&call.headers)?,
     }
-    // A route that is not there has no methods either.
-    let reads = call.method == Method::GET || call.method == Method::HEAD;
-    if !reads && !std::ptr::fn_addr_eq(handler, no_route as Handler) {
-        let detail = format!(
-            "{} is not possible here; {ALLOWED_METHODS} are",
-            call.method
-        );
-        return Err(Problem::new(Kind::MethodNotAllowed, detail));
-    }
+    let handler = route.handler(&call, &api)?;
     let path = call.path.clone();
     let permit = permits.acquire_owned().await;
     let work = tokio::task::spawn_blocking(move || {

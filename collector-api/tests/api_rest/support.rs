@@ -446,7 +446,7 @@ pub(crate) fn call(addr: SocketAddr, method: &str, url: &str, headers: &[(&str, 
         headers: lines.filter_map(header).collect(),
         body: bytes[end + 4..].to_vec(),
     };
-    if method != "HEAD" && status != 304 {
+    if method != "HEAD" && ![204, 304].contains(&status) {
         let length = answer
             .header("content-length")
             .expect("a length")
