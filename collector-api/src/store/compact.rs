@@ -98,6 +98,8 @@ pub(super) struct Compactor {
     shared: Arc<Shared>,
     /// Streams that this seal and earlier ones wrote are in `names`.
     names_upto: Cell<u32>,
+    /// Blocks were deleted since the database was last asked to give disk back.
+    deleted: Cell<bool>,
 }
 
 /// A stream that is in the catalogue: its device and its place there.
@@ -108,6 +110,7 @@ impl Compactor {
         Self {
             shared,
             names_upto: Cell::new(0),
+            deleted: Cell::new(true),
         }
     }
 
@@ -200,6 +203,12 @@ impl Compactor {
             if failed {
                 break;
             }
+        }
+        if result.is_ok() && self.deleted.replace(false) && self.shared.kv.shrink()? {
+            tracing::debug!(
+                bytes = self.shared.kv.size_bytes(),
+                "the database was written anew, smaller"
+            );
         }
         result
     }
@@ -465,6 +474,7 @@ impl Compactor {
                         ControlFlow::Break(())
                     }
                 })?;
+            self.deleted.set(self.deleted.get() || !found.is_empty());
             for (key, bytes) in &found {
                 self.shared.kv.delete(Table::Blocks, key)?;
                 let mut state = self.shared.write();
