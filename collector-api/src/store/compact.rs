@@ -30,7 +30,7 @@ use super::block;
 use super::days::{self, DAY_HOURS, Day, Days, Named};
 use super::engine::StoreError;
 use super::kv::{self, Table};
-use super::local::{Shared, lock};
+use super::local::{Shared, Watermark, lock};
 use super::merge::Merge;
 use super::{names, retention};
 
@@ -204,6 +204,9 @@ impl Compactor {
                 break;
             }
         }
+        if result.is_ok() && self.shared.read().hours.is_empty() {
+            self.trim_journal()?;
+        }
         if result.is_ok() && self.deleted.replace(false) && self.shared.kv.shrink()? {
             tracing::debug!(
                 bytes = self.shared.kv.size_bytes(),
@@ -211,6 +214,15 @@ impl Compactor {
             );
         }
         result
+    }
+
+    /// All that was sealed is in files now: what a seal leaves of the journal, for a database that might be lost, has done its duty.
+    fn trim_journal(&self) -> Result<(), StoreError> {
+        let watermark = self.shared.kv.get(Table::Meta, Watermark::KEY)?;
+        if let Some(watermark) = watermark.as_deref().and_then(Watermark::decode) {
+            lock(&self.shared.journal).trim_to(watermark.replay_from)?;
+        }
+        Ok(())
     }
 
     fn days(&self) -> Arc<Days> {
