@@ -1,7 +1,7 @@
 //! Every error as `application/problem+json` (RFC 9457): the list of `docs/rest-api.md`, closed.
 
 use serde::Serialize;
-use warp::http::header::{ALLOW, CONTENT_TYPE, WWW_AUTHENTICATE};
+use warp::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use warp::http::{HeaderValue, StatusCode};
 
 use super::reply::{Response, respond};
@@ -10,6 +10,8 @@ use crate::store::engine::StoreError;
 
 /// Methods of every route; all of them only read.
 pub const ALLOWED_METHODS: &str = "GET, HEAD";
+/// When to ask again, in seconds: a store opens within seconds, mostly.
+const RETRY_AFTER_S: &str = "2";
 
 /// What kind of error: one row of the documented table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +118,11 @@ impl Problem {
             Kind::Unauthorized => {
                 let realm = HeaderValue::from_static("Bearer realm=\"devmon\"");
                 response.headers_mut().insert(WWW_AUTHENTICATE, realm);
+            }
+            Kind::NotReady => {
+                response
+                    .headers_mut()
+                    .insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
             }
             _ => {}
         }

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use warp::filters::BoxedFilter;
@@ -11,14 +12,18 @@ use warp::hyper::body::Bytes;
 use warp::path::FullPath;
 use warp::{Filter, Rejection, path};
 
-use super::endpoints::{self, Call, Handler};
+use super::endpoints::{self, Call, Endpoint, Handler};
 use super::params::Segment;
 use super::problem::{ALLOWED_METHODS, Kind, Problem};
 use super::reply::Response;
-use super::{Api, assets};
+use super::{Front, assets};
 
 /// Calls that work at a time; more wait. Each may hold some 40 MB of samples and a thread.
 const CALLS_AT_ONCE: usize = 16;
+/// Probes that look at the store at a time: they wait for its locks, and one of them is held while the disk is written to.
+const PROBES_AT_ONCE: usize = 4;
+/// How long the store has to say how it is. A disk may take a second for an fsync; one that takes longer than this hangs.
+const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whether a call needs the token, if there is one.
 #[derive(Clone, Copy)]
@@ -29,75 +34,96 @@ enum Access {
 use Access::{Everybody, Token};
 
 /// The whole HTTP surface as a filter that answers every call.
-pub fn routes(api: Arc<Api>) -> BoxedFilter<(warp::http::Response<Bytes>,)> {
+pub fn routes(front: Arc<Front>) -> BoxedFilter<(warp::http::Response<Bytes>,)> {
     let none = || Segment::default();
-    let r = Router {
-        api,
-        permits: Arc::new(Semaphore::new(CALLS_AT_ONCE)),
-    };
+    let r = Router(Arc::new(Desk {
+        front,
+        calls: Arc::new(Semaphore::new(CALLS_AT_ONCE)),
+        probes: Arc::new(Semaphore::new(PROBES_AT_ONCE)),
+    }));
     let all = [
         r.get(
             Token,
             path!("api" / "v1" / "devices").map(none),
-            endpoints::devices,
+            Handler::Store(endpoints::devices),
         ),
         r.get(
             Token,
             path!("api" / "v1" / "devices" / Segment),
-            endpoints::device,
+            Handler::Store(endpoints::device),
         ),
         r.get(
             Token,
             path!("api" / "v1" / "devices" / Segment / "metrics"),
-            endpoints::metrics,
+            Handler::Store(endpoints::metrics),
         ),
         r.get(
             Token,
             path!("api" / "v1" / "devices" / Segment / "latest"),
-            endpoints::latest,
+            Handler::Store(endpoints::latest),
         ),
         r.get(
             Token,
             path!("api" / "v1" / "devices" / Segment / "series"),
-            endpoints::series,
+            Handler::Store(endpoints::series),
         ),
         r.get(
             Token,
             path!("api" / "v1" / "status").map(none),
-            endpoints::status,
+            Handler::Store(endpoints::status),
         ),
         r.get(
             Token,
             path!("api" / "v1" / "dead-letters").map(none),
-            endpoints::dead_letters,
+            Handler::Store(endpoints::dead_letters),
         ),
         r.get(
             Token,
             path!("api" / "v1" / "dead-letters" / Segment),
-            endpoints::dead_letter,
+            Handler::Store(endpoints::dead_letter),
         ),
-        r.get(Everybody, path!("livez").map(none), endpoints::livez),
-        r.get(Everybody, path!("readyz").map(none), endpoints::readyz),
-        r.get(Everybody, warp::path::end().map(none), assets::index),
-        r.get(Everybody, path!("assets" / Segment), assets::file),
+        r.get(
+            Everybody,
+            path!("livez").map(none),
+            Handler::Page(endpoints::livez),
+        ),
+        r.get(
+            Everybody,
+            path!("readyz").map(none),
+            Handler::Probe(endpoints::readyz),
+        ),
+        r.get(
+            Everybody,
+            warp::path::end().map(none),
+            Handler::Page(assets::index),
+        ),
+        r.get(
+            Everybody,
+            path!("assets" / Segment),
+            Handler::Page(assets::file),
+        ),
         // Below /api nobody learns without the token what is there and what is not.
         r.get(
             Token,
             warp::path("api")
                 .and(warp::path::tail())
                 .map(|_| Segment::default()),
-            no_route,
+            Handler::Nothing,
         ),
-        r.get(Everybody, warp::any().map(none), no_route),
+        r.get(Everybody, warp::any().map(none), Handler::Nothing),
     ];
     let any = all.into_iter().reduce(|a, b| a.or(b).unify().boxed());
     any.unwrap_or_else(|| unreachable!("the list above is not empty"))
 }
 
-struct Router {
-    api: Arc<Api>,
-    permits: Arc<Semaphore>,
+/// What all routes share.
+struct Desk {
+    front: Arc<Front>,
+    calls: Arc<Semaphore>,
+    probes: Arc<Semaphore>,
 }
+
+struct Router(Arc<Desk>);
 
 impl Router {
     fn get<P>(&self, access: Access, path: P, handler: Handler) -> BoxedFilter<(Response,)>
@@ -105,12 +131,10 @@ impl Router {
         P: Filter<Extract = (Segment,)> + Clone + Send + Sync + 'static,
         P::Error: Into<Rejection>,
     {
-        let (api, permits) = (self.api.clone(), self.permits.clone());
+        let desk = self.0.clone();
         path.boxed()
             .and(call())
-            .then(move |segment, call| {
-                answer(api.clone(), permits.clone(), access, handler, segment, call)
-            })
+            .then(move |segment, call| answer(desk.clone(), access, handler, segment, call))
             .boxed()
     }
 }
@@ -134,8 +158,7 @@ fn call() -> impl Filter<Extract = (Call,), Error = Infallible> + Clone {
 }
 
 async fn answer(
-    api: Arc<Api>,
-    permits: Arc<Semaphore>,
+    desk: Arc<Desk>,
     access: Access,
     handler: Handler,
     segment: Segment,
@@ -143,39 +166,66 @@ async fn answer(
 ) -> Response {
     let path = call.path.clone();
     // For HEAD, hyper sends the headers of this answer, its length included, and leaves the body out.
-    match work(api, permits, access, handler, segment, call).await {
+    match work(&desk, access, handler, segment, call).await {
         Ok(response) => response,
         Err(problem) => problem.response(&path),
     }
 }
 
 async fn work(
-    api: Arc<Api>,
-    permits: Arc<Semaphore>,
+    desk: &Desk,
     access: Access,
     handler: Handler,
     segment: Segment,
     call: Call,
 ) -> Result<Response, Problem> {
-    match (access, &api.token) {
+    match (access, &desk.front.token) {
         (Everybody, _) => {}
         (Token, Some(token)) => authorize(&call.headers, token)?,
         (Token, None) => check_host(&call.headers)?,
     }
     // A route that is not there has no methods either.
-    let reads = call.method == Method::GET || call.method == Method::HEAD;
-    if !reads && !std::ptr::fn_addr_eq(handler, no_route as Handler) {
+    if let Handler::Nothing = handler {
+        let detail = format!("there is nothing at {}", call.path);
+        return Err(Problem::new(Kind::NotFound, detail));
+    }
+    if call.method != Method::GET && call.method != Method::HEAD {
         let detail = format!(
             "{} is not possible here; {ALLOWED_METHODS} are",
             call.method
         );
         return Err(Problem::new(Kind::MethodNotAllowed, detail));
     }
+    match handler {
+        Handler::Store(endpoint) => ask(&desk.front, &desk.calls, endpoint, segment, call).await,
+        Handler::Probe(endpoint) => {
+            let asked = ask(&desk.front, &desk.probes, endpoint, segment, call);
+            tokio::time::timeout(PROBE_PATIENCE, asked).await.unwrap_or_else(|_| {
+                let patience_s = PROBE_PATIENCE.as_secs();
+                let detail = format!("the store has not said for {patience_s} s how it is: its disk is busy, or hangs");
+                Err(Problem::new(Kind::NotReady, detail))
+            })
+        }
+        Handler::Page(page) => page(&call, &segment),
+        Handler::Nothing => unreachable!("answered above"),
+    }
+}
+
+/// Asks the store on a thread that may block.
+async fn ask(
+    front: &Arc<Front>,
+    permits: &Arc<Semaphore>,
+    endpoint: Endpoint,
+    segment: Segment,
+    call: Call,
+) -> Result<Response, Problem> {
+    front.api()?;
     let path = call.path.clone();
-    let permit = permits.acquire_owned().await;
+    let permit = permits.clone().acquire_owned().await;
+    let front = front.clone();
     let work = tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        handler(&api, &call, &segment)
+        endpoint(front.api()?, &call, &segment)
     });
     work.await.unwrap_or_else(|error| {
         tracing::error!(path, %error, "an endpoint failed; this is a defect");
@@ -184,13 +234,6 @@ async fn work(
             "a defect of the collector; its log has the cause",
         ))
     })
-}
-
-fn no_route(_: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
-    Err(Problem::new(
-        Kind::NotFound,
-        format!("there is nothing at {}", call.path),
-    ))
 }
 
 fn authorize(headers: &HeaderMap, token: &str) -> Result<(), Problem> {

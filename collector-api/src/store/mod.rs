@@ -53,4 +53,5 @@ pub mod verify;
 pub use column::Cells;
 pub use local::{Engine, Options};
 pub use look::{Figures, figures};
+pub use open::HowFar;
 pub use retention::{Keep, Pattern};
