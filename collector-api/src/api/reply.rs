@@ -393,6 +393,12 @@ pub(super) struct StoreFigures<'a> {
     database_bytes: u64,
     head_samples: u64,
     dead_letters_bytes: u64,
+    archive_files: u64,
+    archive_bytes: u64,
+    /// Begin of the oldest day of which samples are kept in a file, and of those of which nothing finer than a minute, or an hour, is.
+    oldest_day: Option<TimestampMs>,
+    oldest_day_1m: Option<TimestampMs>,
+    oldest_day_1h: Option<TimestampMs>,
 }
 
 impl<'a> From<&'a StoreStatus> for StoreFigures<'a> {
@@ -416,6 +422,11 @@ impl<'a> From<&'a StoreStatus> for StoreFigures<'a> {
             database_bytes: status.database_bytes,
             head_samples: status.head_samples,
             dead_letters_bytes: status.dead_letters_bytes,
+            archive_files: status.archive_files,
+            archive_bytes: status.archive_bytes,
+            oldest_day: status.oldest_day,
+            oldest_day_1m: status.oldest_day_1m,
+            oldest_day_1h: status.oldest_day_1h,
         }
     }
 }

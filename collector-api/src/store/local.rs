@@ -278,6 +278,13 @@ impl Engine {
         })
     }
 
+    /// Bytes of the days that are being made into files: done, and all.
+    #[must_use]
+    pub fn compacting(&self) -> (u64, u64) {
+        let (done, all) = &self.shared.compaction.round_bytes;
+        (done.load(Relaxed), all.load(Relaxed))
+    }
+
     /// Seals now and waits for it: what was committed before is in blocks afterwards.
     ///
     /// # Errors

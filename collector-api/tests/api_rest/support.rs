@@ -308,6 +308,9 @@ impl Store for MemoryStore {
             database_bytes: 3,
             head_samples: 4,
             dead_letters_bytes: 5,
+            archive_files: 6,
+            archive_bytes: 7,
+            oldest_day: Some(TimestampMs(1_795_392_000_000)),
             last_commit_us: 2_100,
             degraded: content.degraded.clone(),
             ..StoreStatus::default()
