@@ -31,11 +31,11 @@ pub enum Command {
     Verify(DataDir),
     /// Take what can be read of a damaged journal, keep the damaged segments aside, and say what is lost. Asks nothing.
     Salvage(DataDir),
-    /// Bring what is in the journal into the database now, while no collector runs.
+    /// Bring what is in the journal into the database, and days that are over into their files, now, while no collector runs.
     Compact(DataDir),
     /// Say what a store holds: from its directory, or from a running collector.
     Status(StatusArgs),
-    /// Write samples out as text that import reads again, while no collector runs.
+    /// Write samples out as CSV, JSON lines or Parquet, which import reads again, while no collector runs.
     Export(ExportArgs),
     /// Read samples that export wrote, while no collector runs. Importing twice changes nothing.
     Import(ImportArgs),
@@ -130,7 +130,10 @@ pub struct ExportArgs {
     /// Before this time.
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     pub to: Option<String>,
-    /// How samples are written.
+    /// What is written: samples, or what is kept of them for longer.
+    #[arg(long, value_enum, default_value_t = ExportTier::Raw)]
+    pub tier: ExportTier,
+    /// How it is written.
     #[arg(long, value_enum, default_value_t = ExportFormat::Csv)]
     pub format: ExportFormat,
     /// File to write; it is replaced once all is written [default: standard output].
@@ -144,6 +147,20 @@ pub enum ExportFormat {
     Csv,
     /// An object with the same names on each line.
     Jsonl,
+    /// A Parquet file, if the program was built with it (cargo feature `parquet`).
+    Parquet,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ExportTier {
+    /// Samples as they came: what import reads.
+    Raw,
+    /// Of each minute: count, min, max, sum, first, last, increase.
+    #[value(name = "1m")]
+    Minute,
+    /// Of each hour.
+    #[value(name = "1h")]
+    Hour,
 }
 
 #[derive(Debug, Args)]
@@ -156,7 +173,7 @@ pub struct ImportArgs {
         default_value = "data"
     )]
     pub data_dir: PathBuf,
-    /// Files that export wrote, CSV or JSON lines; - for standard input.
+    /// Files that export wrote, CSV, JSON lines or Parquet; - for standard input.
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
 }

@@ -43,6 +43,7 @@ pub struct File {
     mqtt_listen: Option<String>,
     mqtt_plain: Option<bool>,
     mqtt_max_connections: Option<usize>,
+    mqtt_max_receiving_bytes: Option<usize>,
     broker: Option<String>,
     broker_client_id: Option<String>,
     certs: Option<PathBuf>,
@@ -270,6 +271,10 @@ impl Settings {
             connections: file
                 .mqtt_max_connections
                 .unwrap_or(Limits::default().connections),
+            receiving_bytes: file
+                .mqtt_max_receiving_bytes
+                .unwrap_or(Limits::default().receiving_bytes)
+                .max(Limits::default().packet_bytes as usize),
             ..Limits::default()
         };
         let listen = listen(mqtt_listen, broker.is_some(), plain, certs_dir, limits)?;

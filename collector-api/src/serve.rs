@@ -1,8 +1,8 @@
 //! Wires the rooms together, says when they are ready, and takes them down in order.
 //!
-//! Up: sockets first (a port that is taken should not cost a replay of the journal), then the store, then intake and API. Down, on SIGTERM or SIGINT: intake
+//! Up: sockets first (a port that is taken should not cost a replay of the journal), then the API, which says how far the store is, then the store, then intake. Down, on SIGTERM or SIGINT: intake
 //! stops taking messages and commits what it has, the API finishes what it is answering, the store is closed. A second signal ends the process
-//! at once; what was acknowledged is on disk at any time.
+//! at once; what was acknowledged is on disk at any time. A signal while the store opens ends the process as well: opening may be broken off anywhere.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -10,17 +10,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use devmon_core::wire::TimestampMs;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::api::Api;
 use crate::api::server::Server;
+use crate::api::{Api, Front};
 use crate::commands;
 use crate::config::{Listen, Settings};
 use crate::intake::{Intake, Listener, subscribe};
-use crate::store::Engine;
 use crate::store::engine::Store;
+use crate::store::{Engine, HowFar};
 
 /// How long transports have to close their connections, and how long store threads have at the very end.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -34,12 +35,24 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("the async runtime did not start")?;
-    let result = runtime.block_on(serve(settings));
-    runtime.shutdown_timeout(DEADLINE);
-    result
+    let ended = runtime.block_on(serve(settings));
+    match ended {
+        Ok(Ended::Opening) => runtime.shutdown_background(),
+        _ => runtime.shutdown_timeout(DEADLINE),
+    }
+    ended.map(drop)
 }
 
-async fn serve(settings: Settings) -> anyhow::Result<()> {
+/// What a signal found.
+enum Ended {
+    /// The store was being opened, and there is nothing to wait for.
+    Opening,
+    /// All was running, and has come to rest.
+    Running,
+}
+
+async fn serve(settings: Settings) -> anyhow::Result<Ended> {
+    let started = TimestampMs::now();
     let mut stop = Signals::new()?; // before anything is open, so that no signal finds the default handler
     let mode = settings.mode();
     let server = Server::bind(settings.http, settings.http_max_connections)
@@ -74,13 +87,25 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         ));
     }
 
+    let (stop_intake, intake_stops) = watch::channel(false);
+    let (stop_http, http_stops) = watch::channel(false);
+    let how_far = Arc::new(HowFar::default());
+    let asked = how_far.clone();
+    let front = Arc::new(Front::new(settings.token, move || asked.to_string()));
+    let mut http = tokio::spawn(server.run(front.clone(), http_stops));
+    tracing::info!(data_dir = %settings.data_dir.display(), http = %http_addr, "opening the store");
     let (dir, options) = (settings.data_dir.clone(), settings.store);
-    let store = tokio::task::spawn_blocking(move || Engine::open(&dir, options)).await?;
+    let opening = move || Engine::open_watched(&dir, options, &how_far);
+    let store = tokio::select! {
+        store = tokio::task::spawn_blocking(opening) => store?,
+        name = stop.next() => {
+            tracing::info!(signal = name, "collector ends before its store was open");
+            return Ok(Ended::Opening);
+        }
+    };
     let store: Arc<dyn Store> = Arc::new(commands::at(&settings.data_dir, store)?);
     let (intake, writer) = Intake::new(store.clone(), settings.intake);
 
-    let (stop_intake, intake_stops) = watch::channel(false);
-    let (stop_http, http_stops) = watch::channel(false);
     let mut transports = JoinSet::new();
     if let Some((_, listener)) = listener {
         let (intake, stops) = (intake.clone(), intake_stops.clone());
@@ -98,13 +123,8 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         });
     }
     let asked = intake.clone();
-    let api = Arc::new(Api::new(
-        store.clone(),
-        move || asked.status(),
-        mode,
-        settings.token,
-    ));
-    let mut http = tokio::spawn(server.run(api, http_stops));
+    let status = move || asked.status();
+    front.open(Api::new(store.clone(), status, mode, started));
 
     say(&ready)?;
     tracing::info!(data_dir = %settings.data_dir.display(), mode, "collector runs");
@@ -141,6 +161,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     if !http.is_finished() {
         let _ = http.await;
     }
+    drop(front); // it holds the store
     // Commits what waits, ends the writer; the store's own threads end with its last owner. Not sealed: the next start replays the journal in a moment,
     // and a block for each restart would be a small one.
     let close = tokio::task::spawn_blocking(move || {
@@ -153,7 +174,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         );
     }
     tracing::info!("collector ended");
-    failed.map_or(Ok(()), Err)
+    failed.map_or(Ok(Ended::Running), Err)
 }
 
 /// The one line on standard output.

@@ -454,6 +454,110 @@ fn ready_names_the_ports_and_sigterm_ends_with_0() {
     }
 }
 
+/// A collector whose store can not finish opening: what it wants to read is a pipe that nobody writes to, until `release`.
+struct Opening {
+    child: Child,
+    pipe: std::path::PathBuf,
+    http: String,
+    _dir: tempfile::TempDir,
+}
+
+impl Opening {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = dir.path().join("archive");
+        std::fs::create_dir(&archive).unwrap();
+        let pipe = archive.join("names");
+        assert!(
+            Command::new("mkfifo")
+                .arg(&pipe)
+                .status()
+                .unwrap()
+                .success()
+        );
+        let data = dir.path().to_str().unwrap();
+        let ports = ["--http", "127.0.0.1:0", "--mqtt-listen", "127.0.0.1:0"];
+        let mut child = collector(
+            &[
+                &["run", "--data-dir", data, "--log-format", "json"],
+                &ports[..],
+            ]
+            .concat(),
+        )
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+        let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+        let http = said.find_map(|line| {
+            Some(
+                line.unwrap()
+                    .split_once("\"http\":\"")?
+                    .1
+                    .split_once('"')?
+                    .0
+                    .to_owned(),
+            )
+        });
+        std::thread::spawn(move || said.for_each(drop));
+        Self {
+            child,
+            pipe,
+            http: http.unwrap(),
+            _dir: dir,
+        }
+    }
+
+    fn ask(&self, url: &str) -> String {
+        let mut stream = TcpStream::connect(&self.http).unwrap();
+        write!(
+            stream,
+            "GET {url} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn the_port_says_how_far_opening_is_and_then_all_else() {
+    let mut opening = Opening::start();
+    let answer = opening.ask("/readyz");
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(answer.contains("\"detail\":\"opening: "), "{answer}");
+    assert!(opening.ask("/livez").starts_with("HTTP/1.1 200 "));
+    assert!(opening.ask("/api/v1/devices").starts_with("HTTP/1.1 503 "));
+    std::fs::write(&opening.pipe, "").unwrap();
+    let mut ready = String::new();
+    let stdout = opening.child.stdout.take().unwrap();
+    BufReader::new(stdout).read_line(&mut ready).unwrap();
+    assert!(ready.contains(&opening.http), "{ready}");
+    assert!(opening.ask("/readyz").starts_with("HTTP/1.1 200 "));
+}
+
+#[test]
+fn sigterm_ends_a_collector_that_is_opening() {
+    let mut opening = Opening::start();
+    let id = opening.child.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-TERM", &id])
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert_eq!(opening.child.wait().unwrap().code(), Some(0));
+}
+
 #[test]
 fn run_is_the_default_and_help_is_no_error() {
     let dir = tempfile::tempdir().unwrap();

@@ -268,6 +268,165 @@ fn export_takes_what_is_asked_for() {
     assert!(!missing.exists(), "a store was made");
 }
 
+/// Three days of minutes in 2023, of which the archive keeps hours only, and one of yesterday, of which it keeps samples.
+fn aged(data: &Path, yesterday: i64) {
+    let options = Options {
+        seal_age: std::time::Duration::from_secs(1 << 40),
+        ..Options::default()
+    };
+    let store = Engine::open(data, options).unwrap();
+    let old = 1_690_848_000_000; // 2023-08-01
+    for (day, count) in [(old, 3 * 1440), (yesterday, 1440)] {
+        let items: Vec<_> = (0..count)
+            .map(|i| {
+                accepted(
+                    "d1",
+                    day + i * 60_000,
+                    &format!("{{\"cpu\":{{\"n\":{i}}},\"state\":\"up\"}}"),
+                )
+            })
+            .collect();
+        store.commit(&items).unwrap();
+    }
+    store.compact_now().unwrap();
+}
+
+#[test]
+fn what_is_kept_as_rollups_only_is_said_and_exported_by_its_tier() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let yesterday = (TimestampMs::now().0 / 86_400_000 - 1) * 86_400_000;
+    aged(&data, yesterday);
+    let status = good(on("status", &data, &[]));
+    let hours = "  1h          2023-08-01T00:00:00Z to 2023-08-04T00:00:00Z, ";
+    assert!(status.contains(hours), "{status}");
+    let samples = format!(
+        "  samples     {} to ",
+        devmon_collector::api::time::format(yesterday)
+    );
+    assert!(status.contains(&samples), "{status}");
+    assert!(status.contains("  1m          none\n"), "{status}");
+    assert!(status.contains("blocks        0\n"), "{status}");
+
+    let samples = on("export", &data, &["--path", "/cpu"]);
+    let said = String::from_utf8_lossy(&samples.stderr).into_owned();
+    assert_eq!(good(samples).lines().count(), 1 + 1440);
+    let note = "note: samples from before 2023-08-04T00:00:00Z are gone; their minutes from 2023-08-04T00:00:00Z on can be exported with --tier 1m, their hours with --tier 1h";
+    assert!(said.contains(note), "{said}");
+    let recent = on("export", &data, &["--from", "2023-08-04T00:00:00Z"]);
+    assert!(!String::from_utf8_lossy(&recent.stderr).contains("note: "));
+
+    let csv = good(on(
+        "export",
+        &data,
+        &["--tier", "1h", "--to", "2023-08-02T00:00:00Z"],
+    ));
+    let rows: Vec<_> = csv.lines().collect();
+    assert_eq!(rows.len(), 1 + 24 * 2);
+    assert_eq!(
+        rows[0],
+        "device,path,ts,count,min,max,sum,first,last,increase"
+    );
+    assert_eq!(
+        rows[2],
+        "d1,/cpu/n,1690851600000,60,60,119,5370,60,119,59.0"
+    );
+    let state = rows.iter().find(|row| row.contains("/state")).unwrap();
+    assert_eq!(*state, "d1,/state,1690848000000,60,,,,up,up,0.0");
+    let minutes = ["--tier", "1m", "--format", "jsonl", "--path", "/cpu"];
+    let minutes = good(on("export", &data, &minutes));
+    assert_eq!(minutes.lines().count(), 1440, "of yesterday only");
+    let first = format!(
+        "{{\"device\":\"d1\",\"path\":\"/cpu/n\",\"ts\":{yesterday},\"count\":1,\"min\":0,\"max\":0,\"sum\":0,\"first\":0,\"last\":0,\"increase\":0.0}}\n"
+    );
+    assert!(minutes.starts_with(&first), "{}", &minutes[..200]);
+
+    let file = dir.path().join("hours.csv");
+    std::fs::write(&file, csv).unwrap();
+    let said = bad(on("import", &data, &[file.to_str().unwrap()]));
+    assert!(said.contains("these are rollups"), "{said}");
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).unwrap();
+    entries
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect()
+}
+
+#[test]
+fn an_export_that_is_interrupted_leaves_no_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, out) = (dir.path().join("data"), dir.path().join("out"));
+    std::fs::create_dir(&out).unwrap();
+    filled(&data, &[(0, 30_000)]);
+    let file = out.join("all.csv");
+    // It may be faster than the signal: then its file is whole, and it is tried again.
+    for _ in 0..50 {
+        let mut child = collector(&[
+            "export",
+            "--data-dir",
+            data.to_str().unwrap(),
+            "--output",
+            file.to_str().unwrap(),
+        ])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+        while names(&out).is_empty() && child.try_wait().unwrap().is_none() {
+            std::thread::yield_now();
+        }
+        Command::new("kill")
+            .args(["-INT", &child.id().to_string()])
+            .status()
+            .unwrap();
+        let ended = child.wait_with_output().unwrap();
+        if ended.status.success() {
+            assert_eq!(names(&out), ["all.csv"]);
+            std::fs::remove_file(&file).unwrap();
+            continue;
+        }
+        assert!(bad(ended).contains("interrupted before the end"));
+        assert_eq!(names(&out), [""; 0]);
+        return;
+    }
+    panic!("no export was interrupted");
+}
+
+#[test]
+fn a_reader_that_has_enough_ends_an_export_quietly_and_a_full_disk_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    filled(&data, &[(0, 30_000)]); // more than a pipe holds
+    let mut child = collector(&["export", "--data-dir", data.to_str().unwrap()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut header = String::new();
+    stdout.read_line(&mut header).unwrap();
+    drop(stdout);
+    let ended = child.wait_with_output().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(ended.status.success(), "{said}");
+    assert_eq!(said, "opening\nexporting\n");
+
+    let full = std::fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let ended = collector(&["export", "--data-dir", data.to_str().unwrap()])
+        .stdout(full)
+        .output()
+        .unwrap();
+    let said = bad(ended);
+    assert!(
+        said.contains("the output can not be written: No space left on device"),
+        "{said}"
+    );
+}
+
 #[test]
 fn a_wrong_row_is_refused_with_file_and_line() {
     let dir = tempfile::tempdir().unwrap();

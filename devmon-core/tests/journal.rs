@@ -206,6 +206,8 @@ fn limits_drop_the_oldest_and_say_how_much() {
             .bytes;
     }
     assert!(journal.size_bytes() <= 5_000);
+    assert_eq!(journal.bytes_behind(Position::START), journal.size_bytes());
+    assert_eq!(journal.bytes_behind(journal.committed()), 0);
     assert!(dropped > 10_000);
     let left = payloads(&journal, Position::START);
     assert_eq!(left.last().unwrap()[..4], 99_u32.to_le_bytes());

@@ -48,6 +48,21 @@ impl Test {
             ("Rust tests, end-to-end tests among them", &|| {
                 cargo(&["test", "--workspace"])
             }),
+            // What is shipped is built without it, so what is above is, too.
+            ("Collector with Parquet", &|| {
+                cargo(&[
+                    "test",
+                    "-p",
+                    "devmon-collector",
+                    "--features",
+                    "parquet",
+                    "--lib",
+                    "--test",
+                    "parquet",
+                    "--",
+                    "parquet",
+                ])
+            }),
             ("Dashboard: browser tests", &|| npm("test:browser")),
         ];
 

@@ -12,7 +12,6 @@ use warp::http::header::{
 use warp::http::{HeaderValue, StatusCode};
 use warp::hyper::body::Bytes;
 
-use super::Api;
 use super::endpoints::Call;
 use super::params::Segment;
 use super::problem::{Kind, Problem};
@@ -31,14 +30,14 @@ const NOT_BUILT: &str = include_str!("not_built.html");
 #[allow_missing = true]
 struct Dashboard;
 
-pub(super) fn index(_: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
+pub(super) fn index(call: &Call, _: &Segment) -> Result<Response, Problem> {
     Ok(match Dashboard::get("index.html") {
         Some(file) => serve("index.html", file, call),
         None => with_policy(bytes(StatusCode::OK, "text/html; charset=utf-8", NOT_BUILT)),
     })
 }
 
-pub(super) fn file(_: &Api, call: &Call, name: &Segment) -> Result<Response, Problem> {
+pub(super) fn file(call: &Call, name: &Segment) -> Result<Response, Problem> {
     let found = name.file_name().map(|name| format!("assets/{name}"));
     let file = found
         .as_deref()

@@ -39,7 +39,21 @@ impl Call {
     }
 }
 
-pub(super) type Handler = fn(&Api, &Call, &Segment) -> Result<Response, Problem>;
+/// Asks the store.
+pub(super) type Endpoint = fn(&Api, &Call, &Segment) -> Result<Response, Problem>;
+
+/// What a route does.
+#[derive(Clone, Copy)]
+pub(super) enum Handler {
+    /// One of a bounded number of calls that read the store.
+    Store(Endpoint),
+    /// A look at how the store is, which waits behind no call of those.
+    Probe(Endpoint),
+    /// Answers at once, store or none.
+    Page(fn(&Call, &Segment) -> Result<Response, Problem>),
+    /// There is no such route.
+    Nothing,
+}
 
 pub(super) fn devices(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
     let params = call.params(&["limit", "cursor", "q", "status"])?;
@@ -235,7 +249,7 @@ pub(super) fn dead_letter(api: &Api, call: &Call, id: &Segment) -> Result<Respon
     Ok(response)
 }
 
-pub(super) fn livez(_: &Api, _: &Call, _: &Segment) -> Result<Response, Problem> {
+pub(super) fn livez(_: &Call, _: &Segment) -> Result<Response, Problem> {
     Ok(reply::json(&Probe { status: "ok" }))
 }
 

@@ -3,6 +3,8 @@
 //! A call's way: [`server`] accepts the connection → [`routes`] finds the endpoint → [`params`] checks what was asked → `endpoints` asks `query`
 //! → [`reply`] puts the answer into its documented form. Whatever fails on the way becomes a [`problem`]. Store calls block, so endpoints run on tokio's
 //! blocking threads, a bounded number at a time; a panic there is an answer of status 500 and ends nothing else.
+//!
+//! The port answers before there is a store ([`Front`]): a journal may take a while to replay, and whoever watches should see that, not a closed port.
 
 pub mod assets;
 mod endpoints;
@@ -15,13 +17,14 @@ pub mod server;
 pub mod time;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use devmon_core::wire::TimestampMs;
 
 use crate::intake::IntakeStatus;
 use crate::query::descriptors::DescriptorCache;
 use crate::store::engine::Store;
+use problem::{Kind, Problem};
 
 /// What the endpoints work with.
 pub struct Api {
@@ -32,25 +35,22 @@ pub struct Api {
     pub mode: &'static str,
     /// When the collector started.
     pub started: TimestampMs,
-    /// What a caller has to know; `None`: everybody may ask.
-    pub token: Option<String>,
     pub descriptors: DescriptorCache,
 }
 
 impl Api {
-    /// An API over a store, started now.
+    /// An API over a store that is open.
     pub fn new(
         store: Arc<dyn Store>,
         intake: impl Fn() -> IntakeStatus + Send + Sync + 'static,
         mode: &'static str,
-        token: Option<String>,
+        started: TimestampMs,
     ) -> Self {
         Self {
             store,
             intake: Box::new(intake),
             mode,
-            started: TimestampMs::now(),
-            token,
+            started,
             descriptors: DescriptorCache::default(),
         }
     }
@@ -60,6 +60,50 @@ impl fmt::Debug for Api {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Api")
             .field("mode", &self.mode)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the server answers from: an [`Api`] once there is one. Before, probes and the dashboard's files are answered, and calls that need the store are told
+/// how far it is.
+pub struct Front {
+    /// What a caller has to know; `None`: everybody may ask.
+    token: Option<String>,
+    api: OnceLock<Api>,
+    opening: Box<dyn Fn() -> String + Send + Sync>,
+}
+
+impl Front {
+    /// Of a store that is being opened; `opening` says how far it is.
+    pub fn new(
+        token: Option<String>,
+        opening: impl Fn() -> String + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            token,
+            api: OnceLock::new(),
+            opening: Box::new(opening),
+        }
+    }
+
+    /// The store is open: from now on all calls are answered.
+    pub fn open(&self, api: Api) {
+        let first = self.api.set(api);
+        debug_assert!(first.is_ok(), "a store is opened once");
+    }
+
+    fn api(&self) -> Result<&Api, Problem> {
+        self.api.get().ok_or_else(|| {
+            let opening = (self.opening)();
+            Problem::new(Kind::NotReady, format!("opening: {opening}"))
+        })
+    }
+}
+
+impl fmt::Debug for Front {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Front")
+            .field("api", &self.api)
             .finish_non_exhaustive() // the token stays out of logs
     }
 }

@@ -1,12 +1,15 @@
 //! Every error as `application/problem+json` (RFC 9457): the list of `docs/rest-api.md`, closed.
 
 use serde::Serialize;
-use warp::http::header::{ALLOW, CONTENT_TYPE, WWW_AUTHENTICATE};
+use warp::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use warp::http::{HeaderValue, StatusCode};
 
 use super::reply::{Response, respond};
 use crate::query::QueryError;
 use crate::store::engine::StoreError;
+
+/// When to ask again, in seconds: a store opens within seconds, mostly.
+const RETRY_AFTER_S: &str = "2";
 
 /// What kind of error: one row of the documented table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +119,11 @@ impl Problem {
             Kind::Unauthorized => {
                 let realm = HeaderValue::from_static("Bearer realm=\"devmon\"");
                 response.headers_mut().insert(WWW_AUTHENTICATE, realm);
+            }
+            Kind::NotReady => {
+                response
+                    .headers_mut()
+                    .insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
             }
             _ => {}
         }

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use warp::filters::BoxedFilter;
@@ -11,15 +12,19 @@ use warp::hyper::body::Bytes;
 use warp::path::FullPath;
 use warp::{Filter, Rejection, path};
 
-use super::endpoints::{self, Call, Handler};
+use super::endpoints::{self, Call, Endpoint, Handler};
 use super::params::Segment;
 use super::problem::{Kind, Problem};
 use super::reply::Response;
-use super::{Api, assets};
+use super::{Front, assets};
 
 /// Calls that work at a time; more wait. Each may hold a thread and some 60 MB: a window of a million samples, and an answer
 /// of a million points as columns and as JSON.
 const CALLS_AT_ONCE: usize = 16;
+/// Probes that look at the store at a time: they wait for its locks, and one of them is held while the disk is written to.
+const PROBES_AT_ONCE: usize = 4;
+/// How long the store has to say how it is. A disk may take a second for an fsync; one that takes longer than this hangs.
+const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whether a call needs the token, if there is one.
 #[derive(Clone, Copy)]
@@ -30,71 +35,88 @@ enum Access {
 use Access::{Everybody, Token};
 
 /// The whole HTTP surface as a filter that answers every call.
-pub fn routes(api: Arc<Api>) -> BoxedFilter<(warp::http::Response<Bytes>,)> {
+pub fn routes(front: Arc<Front>) -> BoxedFilter<(warp::http::Response<Bytes>,)> {
     let none = || Segment::default();
-    let r = Router {
-        api,
-        permits: Arc::new(Semaphore::new(CALLS_AT_ONCE)),
-    };
+    let r = Router(Arc::new(Desk {
+        front,
+        calls: Arc::new(Semaphore::new(CALLS_AT_ONCE)),
+        probes: Arc::new(Semaphore::new(PROBES_AT_ONCE)),
+    }));
     let all = [
         r.get(
             Token,
             path!("api" / "v1" / "devices").map(none),
-            endpoints::devices,
+            Handler::Store(endpoints::devices),
         ),
         r.get_or_delete(
             path!("api" / "v1" / "devices" / Segment),
-            endpoints::device,
-            endpoints::forget,
+            Handler::Store(endpoints::device),
+            Handler::Store(endpoints::forget),
         ),
         r.get(
             Token,
             path!("api" / "v1" / "devices" / Segment / "metrics"),
-            endpoints::metrics,
+            Handler::Store(endpoints::metrics),
         ),
         r.get(
             Token,
             path!("api" / "v1" / "devices" / Segment / "latest"),
-            endpoints::latest,
+            Handler::Store(endpoints::latest),
         ),
         r.get(
             Token,
             path!("api" / "v1" / "devices" / Segment / "series"),
-            endpoints::series,
+            Handler::Store(endpoints::series),
         ),
         r.get(
             Token,
             path!("api" / "v1" / "latest").map(none),
-            endpoints::fleet_latest,
+            Handler::Store(endpoints::fleet_latest),
         ),
         r.get(
             Token,
             path!("api" / "v1" / "status").map(none),
-            endpoints::status,
+            Handler::Store(endpoints::status),
         ),
         r.get(
             Token,
             path!("api" / "v1" / "dead-letters").map(none),
-            endpoints::dead_letters,
+            Handler::Store(endpoints::dead_letters),
         ),
         r.get(
             Token,
             path!("api" / "v1" / "dead-letters" / Segment),
-            endpoints::dead_letter,
+            Handler::Store(endpoints::dead_letter),
         ),
-        r.get(Everybody, path!("livez").map(none), endpoints::livez),
-        r.get(Everybody, path!("readyz").map(none), endpoints::readyz),
-        r.get(Everybody, warp::path::end().map(none), assets::index),
-        r.get(Everybody, path!("assets" / Segment), assets::file),
+        r.get(
+            Everybody,
+            path!("livez").map(none),
+            Handler::Page(endpoints::livez),
+        ),
+        r.get(
+            Everybody,
+            path!("readyz").map(none),
+            Handler::Probe(endpoints::readyz),
+        ),
+        r.get(
+            Everybody,
+            warp::path::end().map(none),
+            Handler::Page(assets::index),
+        ),
+        r.get(
+            Everybody,
+            path!("assets" / Segment),
+            Handler::Page(assets::file),
+        ),
         // Below /api nobody learns without the token what is there and what is not.
         r.get(
             Token,
             warp::path("api")
                 .and(warp::path::tail())
                 .map(|_| Segment::default()),
-            no_route,
+            Handler::Nothing,
         ),
-        r.get(Everybody, warp::any().map(none), no_route),
+        r.get(Everybody, warp::any().map(none), Handler::Nothing),
     ];
     let any = all.into_iter().reduce(|a, b| a.or(b).unify().boxed());
     any.unwrap_or_else(|| unreachable!("the list above is not empty"))
@@ -110,16 +132,16 @@ struct Route {
 
 impl Route {
     /// The function for a call.
-    fn handler(&self, call: &Call, api: &Api) -> Result<Handler, Problem> {
+    fn handler(&self, call: &Call, front: &Front) -> Result<Handler, Problem> {
         let reads = call.method == Method::GET || call.method == Method::HEAD;
         // A route that is not there has no methods either.
-        if reads || std::ptr::fn_addr_eq(self.get, no_route as Handler) {
+        if reads || matches!(self.get, Handler::Nothing) {
             return Ok(self.get);
         }
         match self.delete {
             Some(delete) if call.method == Method::DELETE => {
                 // Whoever may sit at this machine may look; to take away, one must have been trusted.
-                if api.token.is_none() {
+                if front.token.is_none() {
                     return Err(Problem::new(
                         Kind::Forbidden,
                         "a device is forgotten only for the holder of a token: set api_token_file, and send the token",
@@ -140,10 +162,14 @@ impl Route {
     }
 }
 
-struct Router {
-    api: Arc<Api>,
-    permits: Arc<Semaphore>,
+/// What all routes share.
+struct Desk {
+    front: Arc<Front>,
+    calls: Arc<Semaphore>,
+    probes: Arc<Semaphore>,
 }
+
+struct Router(Arc<Desk>);
 
 impl Router {
     fn get<P>(&self, access: Access, path: P, get: Handler) -> BoxedFilter<(Response,)>
@@ -183,10 +209,10 @@ impl Router {
         P: Filter<Extract = (Segment,)> + Clone + Send + Sync + 'static,
         P::Error: Into<Rejection>,
     {
-        let (api, permits) = (self.api.clone(), self.permits.clone());
+        let desk = self.0.clone();
         path.boxed()
             .and(call())
-            .then(move |segment, call| answer(api.clone(), permits.clone(), route, segment, call))
+            .then(move |segment, call| answer(desk.clone(), route, segment, call))
             .boxed()
     }
 }
@@ -209,39 +235,62 @@ fn call() -> impl Filter<Extract = (Call,), Error = Infallible> + Clone {
         )
 }
 
-async fn answer(
-    api: Arc<Api>,
-    permits: Arc<Semaphore>,
-    route: Route,
-    segment: Segment,
-    call: Call,
-) -> Response {
+async fn answer(desk: Arc<Desk>, route: Route, segment: Segment, call: Call) -> Response {
     let path = call.path.clone();
     // For HEAD, hyper sends the headers of this answer, its length included, and leaves the body out.
-    match work(api, permits, route, segment, call).await {
+    match work(&desk, route, segment, call).await {
         Ok(response) => response,
         Err(problem) => problem.response(&path),
     }
 }
 
 async fn work(
-    api: Arc<Api>,
-    permits: Arc<Semaphore>,
+    desk: &Desk,
     route: Route,
     segment: Segment,
     call: Call,
 ) -> Result<Response, Problem> {
-    match (route.access, &api.token) {
+    match (route.access, &desk.front.token) {
         (Everybody, _) => {}
         (Token, Some(token)) => authorize(&call.headers, token)?,
         (Token, None) => check_host(&call.headers)?,
     }
-    let handler = route.handler(&call, &api)?;
+    let handler = route.handler(&call, &desk.front)?;
+    // A route that is not there has no methods either.
+    if let Handler::Nothing = handler {
+        let detail = format!("there is nothing at {}", call.path);
+        return Err(Problem::new(Kind::NotFound, detail));
+    }
+    match handler {
+        Handler::Store(endpoint) => ask(&desk.front, &desk.calls, endpoint, segment, call).await,
+        Handler::Probe(endpoint) => {
+            let asked = ask(&desk.front, &desk.probes, endpoint, segment, call);
+            tokio::time::timeout(PROBE_PATIENCE, asked).await.unwrap_or_else(|_| {
+                let patience_s = PROBE_PATIENCE.as_secs();
+                let detail = format!("the store has not said for {patience_s} s how it is: its disk is busy, or hangs");
+                Err(Problem::new(Kind::NotReady, detail))
+            })
+        }
+        Handler::Page(page) => page(&call, &segment),
+        Handler::Nothing => unreachable!("answered above"),
+    }
+}
+
+/// Asks the store on a thread that may block.
+async fn ask(
+    front: &Arc<Front>,
+    permits: &Arc<Semaphore>,
+    endpoint: Endpoint,
+    segment: Segment,
+    call: Call,
+) -> Result<Response, Problem> {
+    front.api()?;
     let path = call.path.clone();
-    let permit = permits.acquire_owned().await;
+    let permit = permits.clone().acquire_owned().await;
+    let front = front.clone();
     let work = tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        handler(&api, &call, &segment)
+        endpoint(front.api()?, &call, &segment)
     });
     work.await.unwrap_or_else(|error| {
         tracing::error!(path, %error, "an endpoint failed; this is a defect");
@@ -250,13 +299,6 @@ async fn work(
             "a defect of the collector; its log has the cause",
         ))
     })
-}
-
-fn no_route(_: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
-    Err(Problem::new(
-        Kind::NotFound,
-        format!("there is nothing at {}", call.path),
-    ))
 }
 
 fn authorize(headers: &HeaderMap, token: &str) -> Result<(), Problem> {

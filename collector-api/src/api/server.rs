@@ -14,7 +14,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
-use super::{Api, routes};
+use super::{Front, routes};
 
 /// From connection to complete headers, and between two calls of a connection. A client that takes longer is broken or an attack.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -53,8 +53,8 @@ impl Server {
     }
 
     /// Answers calls until `shutdown` becomes true, then finishes those that are being answered, for 5 s at most.
-    pub async fn run(self, api: Arc<Api>, mut shutdown: watch::Receiver<bool>) {
-        let service = warp::service(routes::routes(api));
+    pub async fn run(self, front: Arc<Front>, mut shutdown: watch::Receiver<bool>) {
+        let service = warp::service(routes::routes(front));
         let mut builder = Builder::new(TokioExecutor::new()).http1_only();
         builder
             .http1()

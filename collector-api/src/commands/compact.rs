@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{at, open_existing, print, progress::Progress};
+use super::{at, open_existing, print, progress::while_it_works};
 use crate::store::engine::Store as _;
 
 /// Compacts the store in `dir`.
@@ -10,11 +10,13 @@ use crate::store::engine::Store as _;
 /// # Errors
 /// It can not be opened, or the disk does not take it.
 pub fn run(dir: &Path) -> anyhow::Result<()> {
-    let progress = Progress::new("compacting", 1);
     let store = open_existing(dir)?;
-    at(dir, store.seal_now())?;
-    at(dir, store.compact_now())?;
-    drop(progress);
+    at(
+        dir,
+        while_it_works("sealing", || (0, 0), || store.seal_now()),
+    )?;
+    let compacted = while_it_works("archiving", || store.compacting(), || store.compact_now());
+    at(dir, compacted)?;
     let status = store.status();
     print(format_args!(
         "{} day files in {} bytes; {} blocks in {} bytes of database; {} bytes of journal",

@@ -1,22 +1,28 @@
-//! `export`: samples out of a store, as text that `import` reads again.
+//! `export`: samples out of a store, in forms that `import` reads again; or its rollups, as text for other tools.
 //!
 //! Device by device, within a device by windows of six hours, within a window path by path, by time: one order for one content, whatever is in blocks, heads
-//! or archive. Memory is bounded by the samples of a window.
+//! or archive. Memory is bounded by the samples of a window. Where the archive keeps rollups only, there are no samples to export: that is said, and
+//! `--tier` exports those.
 
-use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use anyhow::{Context as _, anyhow};
 use devmon_core::MetricPath;
 use devmon_core::path::is_within;
 use devmon_core::wire::{DeviceId, TimestampMs};
 
+use super::output::{Interrupt, Replacing, Standard};
 use super::progress::Progress;
+use super::rollup_rows::{CsvRollups, JsonLinesRollups, RollupWriter};
 use super::rows::{CsvWriter, JsonLinesWriter, RowWriter};
 use super::{at, open_existing};
-use crate::cli::{ExportArgs, ExportFormat};
+use crate::cli::{ExportArgs, ExportFormat, ExportTier};
+use crate::store::Engine;
 use crate::store::engine::{SeriesRange, Store, StoreError};
+use crate::store::rollup::Tier;
 
 const WINDOW_MS: i64 = 6 * 3_600_000;
 /// Paths that are read together, and samples of one read at most; a window with more is read in parts.
@@ -28,41 +34,182 @@ const PAGE: usize = 1000;
 /// Exports what `args` name.
 ///
 /// # Errors
-/// Arguments that say nothing, a store that can not be opened or read, an output that can not be written: then there is none.
+/// Arguments that say nothing, a store that can not be opened or read, an output that can not be written, a signal: then there is none.
 pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
     let wanted = Wanted::new(args)?;
+    let interrupt = Interrupt::watch()?;
     let store = open_existing(&args.data_dir)?;
-    let count = match &args.output {
+    if args.tier == ExportTier::Raw {
+        tell_what_is_gone(&store, &wanted);
+    }
+    let mut count = 0;
+    let mut export = |out: &mut dyn Sink| {
+        let exported = Exporter {
+            store: &store,
+            dir: &args.data_dir,
+            wanted: &wanted,
+            interrupt: &interrupt,
+        };
+        count = exported.run(out)?;
+        out.finish().context("the output can not be written")
+    };
+    match &args.output {
         None => {
-            let out = BufWriter::new(std::io::stdout().lock());
-            export(
-                &store,
-                &args.data_dir,
-                &wanted,
-                &mut *writer(args.format, out)?,
-            )?
+            let closed = Arc::new(AtomicBool::new(false));
+            let out = Standard {
+                closed: closed.clone(),
+            };
+            let exported = writer(args, out).and_then(|mut out| export(&mut *out));
+            if closed.load(Relaxed) {
+                return Ok(()); // who read it has enough
+            }
+            exported?;
         }
         Some(path) => {
-            let mut file = Replacing::new(path)?;
-            let mut out = writer(args.format, BufWriter::new(&mut file.file))?;
-            let count = export(&store, &args.data_dir, &wanted, &mut *out)?;
-            drop(out);
+            let file = Replacing::new(path)?;
+            writer(args, &file.file).and_then(|mut out| export(&mut *out))?;
+            interrupt.check()?;
             file.done()?;
-            count
         }
+    }
+    let what = match args.tier {
+        ExportTier::Raw => "samples",
+        ExportTier::Minute => "minutes",
+        ExportTier::Hour => "hours",
     };
-    eprintln!("{count} samples");
+    eprintln!("{count} {what}");
     Ok(())
 }
 
+/// Some of what is asked for may be kept as rollups only, and would silently be missing.
+fn tell_what_is_gone(store: &dyn Store, wanted: &Wanted) {
+    let (samples, minutes) = (store.kept_from(Tier::Raw), store.kept_from(Tier::Minute));
+    if samples <= wanted.from || samples.0 == i64::MIN {
+        return;
+    }
+    let day = |time: TimestampMs| crate::api::time::format(time.0);
+    let from = match minutes.0 {
+        i64::MIN => String::new(),
+        _ => format!(" from {} on", day(minutes)),
+    };
+    eprintln!(
+        "note: samples from before {} are gone; their minutes{from} can be exported with --tier 1m, their hours with --tier 1h",
+        day(samples)
+    );
+}
+
 fn writer<'a>(
-    format: ExportFormat,
-    out: impl Write + 'a,
-) -> anyhow::Result<Box<dyn RowWriter + 'a>> {
-    Ok(match format {
-        ExportFormat::Csv => Box::new(CsvWriter::new(out)?),
-        ExportFormat::Jsonl => Box::new(JsonLinesWriter(out)),
+    args: &ExportArgs,
+    out: impl Write + Send + 'a,
+) -> anyhow::Result<Box<dyn Sink + 'a>> {
+    let out = BufWriter::with_capacity(1 << 16, out);
+    let tier = match args.tier {
+        ExportTier::Raw => Tier::Raw,
+        ExportTier::Minute => Tier::Minute,
+        ExportTier::Hour => Tier::Hour,
+    };
+    Ok(match (tier, args.format) {
+        (Tier::Raw, ExportFormat::Csv) => Box::new(Samples(CsvWriter::new(out)?)),
+        (Tier::Raw, ExportFormat::Jsonl) => Box::new(Samples(JsonLinesWriter(out))),
+        #[cfg(feature = "parquet")]
+        (Tier::Raw, ExportFormat::Parquet) => {
+            Box::new(Samples(super::parquet::ParquetWriter::new(out)?))
+        }
+        #[cfg(not(feature = "parquet"))]
+        (Tier::Raw, ExportFormat::Parquet) => anyhow::bail!("{}", super::WITHOUT_PARQUET),
+        (_, ExportFormat::Csv) => Box::new(Rollups(tier, CsvRollups::new(out)?)),
+        (_, ExportFormat::Jsonl) => Box::new(Rollups(tier, JsonLinesRollups(out))),
+        (_, ExportFormat::Parquet) => {
+            anyhow::bail!("--tier: rollups are written as csv or jsonl, not as parquet")
+        }
     })
+}
+
+/// Takes a window of some paths of a device, and writes what it reads there.
+trait Sink {
+    /// Returns the number of rows.
+    fn window(
+        &mut self,
+        store: &dyn Store,
+        device: &DeviceId,
+        paths: &[MetricPath],
+        window: (i64, i64),
+    ) -> Result<u64, Failed>;
+
+    fn finish(&mut self) -> anyhow::Result<()>;
+}
+
+/// What failed of a window.
+enum Failed {
+    Reading(StoreError),
+    Writing(anyhow::Error),
+}
+
+impl From<StoreError> for Failed {
+    fn from(error: StoreError) -> Self {
+        Self::Reading(error)
+    }
+}
+
+struct Samples<W>(W);
+
+impl<W: RowWriter> Sink for Samples<W> {
+    fn window(
+        &mut self,
+        store: &dyn Store,
+        device: &DeviceId,
+        paths: &[MetricPath],
+        (from, to): (i64, i64),
+    ) -> Result<u64, Failed> {
+        let (from, to) = (TimestampMs(from), TimestampMs(to));
+        let mut rows = 0;
+        for series in store.range(device.as_str(), paths, from, to, SAMPLES)? {
+            self.write(device, &series).map_err(Failed::Writing)?;
+            rows += series.len() as u64;
+        }
+        Ok(rows)
+    }
+
+    fn finish(&mut self) -> anyhow::Result<()> {
+        self.0.finish()
+    }
+}
+
+impl<W: RowWriter> Samples<W> {
+    fn write(&mut self, device: &DeviceId, series: &SeriesRange) -> anyhow::Result<()> {
+        for (i, ts) in series.ts.iter().enumerate() {
+            self.0
+                .row(device, &series.path, *ts, &series.values.get(i))?;
+        }
+        Ok(())
+    }
+}
+
+struct Rollups<W>(Tier, W);
+
+impl<W: RollupWriter> Sink for Rollups<W> {
+    fn window(
+        &mut self,
+        store: &dyn Store,
+        device: &DeviceId,
+        paths: &[MetricPath],
+        (from, to): (i64, i64),
+    ) -> Result<u64, Failed> {
+        let (from, to) = (TimestampMs(from), TimestampMs(to));
+        let mut rows = 0;
+        for series in store.rollups(device.as_str(), paths, self.0, from, to, SAMPLES)? {
+            for rollup in &series.rollups {
+                let written = self.1.row(device, &series.path, rollup);
+                written.map_err(Failed::Writing)?;
+            }
+            rows += series.rollups.len() as u64;
+        }
+        Ok(rows)
+    }
+
+    fn finish(&mut self) -> anyhow::Result<()> {
+        self.1.finish()
+    }
 }
 
 /// What is asked for.
@@ -132,40 +279,64 @@ impl Part {
     }
 }
 
-fn export(
-    store: &dyn Store,
-    dir: &Path,
-    wanted: &Wanted,
-    out: &mut dyn RowWriter,
-) -> anyhow::Result<u64> {
-    let devices = devices(store, wanted)?;
-    let windows = devices
-        .iter()
-        .filter_map(|id| part(store, id.clone(), wanted));
-    let windows: u64 = windows.map(|part| part.windows().count() as u64).sum();
-    let mut progress = Progress::new("exporting", windows);
-    let mut count = 0;
-    for device in devices {
-        let Some(part) = part(store, device, wanted) else {
-            continue;
-        };
-        for (from, to) in part.windows() {
-            for paths in part.paths.chunks(PATHS) {
-                let mut failed = Ok(());
-                let read = window(store, &part.device, paths, (from, to), &mut |series| {
-                    if failed.is_ok() {
-                        failed = write(&part.device, series, out);
-                        count += series.ts.len() as u64;
-                    }
-                });
-                at(dir, read)?;
-                failed.context("the output can not be written")?;
+/// What an export works with.
+struct Exporter<'a> {
+    store: &'a Engine,
+    dir: &'a Path,
+    wanted: &'a Wanted,
+    interrupt: &'a Interrupt,
+}
+
+impl Exporter<'_> {
+    /// Returns the number of rows.
+    fn run(&self, out: &mut dyn Sink) -> anyhow::Result<u64> {
+        let devices = devices(self.store, self.wanted)?;
+        let windows = devices
+            .iter()
+            .filter_map(|id| part(self.store, id.clone(), self.wanted));
+        let windows: u64 = windows.map(|part| part.windows().count() as u64).sum();
+        let mut progress = Progress::new("exporting", windows);
+        let mut count = 0;
+        for device in devices {
+            let Some(part) = part(self.store, device, self.wanted) else {
+                continue;
+            };
+            for window in part.windows() {
+                self.interrupt.check()?;
+                for paths in part.paths.chunks(PATHS) {
+                    count += self.window(&part.device, paths, window, out)?;
+                }
+                progress.add(1);
             }
-            progress.add(1);
+        }
+        Ok(count)
+    }
+
+    /// Exports a window path by path; in halves where it holds too much for once: the order is the same.
+    fn window(
+        &self,
+        device: &DeviceId,
+        paths: &[MetricPath],
+        (from, to): (i64, i64),
+        out: &mut dyn Sink,
+    ) -> anyhow::Result<u64> {
+        let written = out.window(self.store, device, paths, (from, to));
+        match (written, paths) {
+            (Ok(rows), _) => Ok(rows),
+            (Err(Failed::Reading(StoreError::TooManySamples { .. })), [_, _, ..]) => {
+                let (left, right) = paths.split_at(paths.len() / 2);
+                let rows = self.window(device, left, (from, to), out)?;
+                Ok(rows + self.window(device, right, (from, to), out)?)
+            }
+            (Err(Failed::Reading(StoreError::TooManySamples { .. })), _) if to - from > 1 => {
+                let middle = from + (to - from) / 2;
+                let rows = self.window(device, paths, (from, middle), out)?;
+                Ok(rows + self.window(device, paths, (middle, to), out)?)
+            }
+            (Err(Failed::Reading(error)), _) => at(self.dir, Err(error)),
+            (Err(Failed::Writing(error)), _) => Err(error.context("the output can not be written")),
         }
     }
-    out.finish().context("the output can not be written")?;
-    Ok(count)
 }
 
 fn devices(store: &dyn Store, wanted: &Wanted) -> anyhow::Result<Vec<DeviceId>> {
@@ -212,90 +383,4 @@ fn part(store: &dyn Store, device: DeviceId, wanted: &Wanted) -> Option<Part> {
     part.from = part.from.max(wanted.from.0);
     part.to = part.to.min(wanted.to.0);
     (part.from < part.to).then_some(part)
-}
-
-/// Reads a window path by path; in halves where it holds too much for once: the order is the same.
-fn window(
-    store: &dyn Store,
-    device: &DeviceId,
-    paths: &[MetricPath],
-    (from, to): (i64, i64),
-    each: &mut dyn FnMut(&SeriesRange),
-) -> Result<(), StoreError> {
-    let read = store.range(
-        device.as_str(),
-        paths,
-        TimestampMs(from),
-        TimestampMs(to),
-        SAMPLES,
-    );
-    match (read, paths) {
-        (Err(StoreError::TooManySamples { .. }), [_, _, ..]) => {
-            let (left, right) = paths.split_at(paths.len() / 2);
-            window(store, device, left, (from, to), each)?;
-            window(store, device, right, (from, to), each)
-        }
-        (Err(StoreError::TooManySamples { .. }), _) if to - from > 1 => {
-            let middle = from + (to - from) / 2;
-            window(store, device, paths, (from, middle), each)?;
-            window(store, device, paths, (middle, to), each)
-        }
-        (read, _) => {
-            read?.iter().for_each(each);
-            Ok(())
-        }
-    }
-}
-
-fn write(device: &DeviceId, series: &SeriesRange, out: &mut dyn RowWriter) -> anyhow::Result<()> {
-    for (i, ts) in series.ts.iter().enumerate() {
-        out.row(device, &series.path, *ts, &series.values.get(i))?;
-    }
-    Ok(())
-}
-
-/// A file that takes its name only once it is whole.
-struct Replacing {
-    file: File,
-    fresh: PathBuf,
-    path: PathBuf,
-    done: bool,
-}
-
-impl Replacing {
-    fn new(path: &Path) -> anyhow::Result<Self> {
-        let mut name = path
-            .file_name()
-            .context("--output names no file")?
-            .to_owned();
-        name.push(format!(".{}.part", std::process::id()));
-        let fresh = path.with_file_name(name);
-        let file = File::create(&fresh);
-        let file = file.with_context(|| format!("cannot write {}", fresh.display()))?;
-        Ok(Self {
-            file,
-            fresh,
-            path: path.to_owned(),
-            done: false,
-        })
-    }
-
-    fn done(mut self) -> anyhow::Result<()> {
-        let renamed = self
-            .file
-            .sync_all()
-            .and_then(|()| std::fs::rename(&self.fresh, &self.path));
-        renamed.with_context(|| format!("cannot write {}", self.path.display()))?;
-        self.done = true;
-        Ok(())
-    }
-}
-
-impl Drop for Replacing {
-    fn drop(&mut self) {
-        if !self.done {
-            let removed = std::fs::remove_file(&self.fresh);
-            drop(removed);
-        }
-    }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufRead as _, BufReader, Read};
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
@@ -14,7 +14,7 @@ use devmon_core::wire::json::TreeJson;
 use devmon_core::wire::{DeviceId, FlatMessage, TimestampMs};
 use devmon_core::{MetricTree, Node, Value};
 
-use super::progress::Progress;
+use super::progress::{Progress, while_it_works};
 use super::rows::{Row, read};
 use super::{at, open, print};
 use crate::cli::ImportArgs;
@@ -24,6 +24,8 @@ use crate::store::engine::{Accepted, Content, Store};
 const BATCH_ROWS: usize = 50_000;
 /// What the rows of a message may take as JSON, every byte escaped: below the wire's limit on a payload.
 const MESSAGE_BYTES: usize = 200 << 10;
+/// How a Parquet file begins; no other form does.
+const PARQUET: &[u8] = b"PAR1";
 /// As the intake's default: an hour.
 const MAX_AHEAD_MS: i64 = 3_600_000;
 
@@ -52,16 +54,48 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
             Box::new(File::open(file).with_context(|| format!("cannot read {name}"))?)
         };
         let counted = Counted(input, &mut progress);
-        read(BufReader::with_capacity(1 << 20, counted), &mut |_, row| {
-            importer.row(row)
-        })
-        .with_context(|| name.to_string())?;
+        let mut input = BufReader::with_capacity(1 << 20, counted);
+        let is_parquet = input
+            .fill_buf()
+            .is_ok_and(|front| front.starts_with(PARQUET));
+        if is_parquet {
+            drop(input);
+            parquet(file, &mut importer, &mut progress).with_context(|| name.to_string())?;
+            continue;
+        }
+        read(input, &mut |_, row| importer.row(row)).with_context(|| name.to_string())?;
     }
     importer.commit()?;
     let imported = importer.imported;
-    at(&args.data_dir, store.seal_now())?;
     drop(progress);
+    let sealed = while_it_works("sealing", || (0, 0), || store.seal_now());
+    at(&args.data_dir, sealed)?;
     print(format_args!("{imported} samples"))
+}
+
+#[cfg(feature = "parquet")]
+fn parquet(
+    file: &Path,
+    importer: &mut Importer<'_>,
+    progress: &mut Progress,
+) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        file.as_os_str() != "-",
+        "Parquet is read from its end: name the file"
+    );
+    progress.set(0, std::fs::metadata(file)?.len());
+    super::parquet::read(
+        File::open(file)?,
+        &mut |_, row| importer.row(row),
+        &mut |bytes| {
+            progress.add(bytes);
+        },
+    )
+}
+
+#[cfg(not(feature = "parquet"))]
+fn parquet(_: &Path, _: &mut Importer<'_>, _: &mut Progress) -> anyhow::Result<()> {
+    anyhow::bail!("{}", super::WITHOUT_PARQUET)
 }
 
 /// Tells how much was read.

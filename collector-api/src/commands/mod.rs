@@ -11,6 +11,10 @@ pub mod salvage;
 pub mod status;
 pub mod verify;
 
+mod output;
+#[cfg(feature = "parquet")]
+mod parquet;
+mod rollup_rows;
 mod rows;
 
 use std::path::Path;
@@ -20,7 +24,11 @@ use anyhow::Context as _;
 use devmon_core::journal::JournalError;
 
 use crate::store::engine::StoreError;
-use crate::store::{Engine, Options};
+use crate::store::{Engine, HowFar, Options};
+use progress::while_it_works;
+
+#[cfg(not(feature = "parquet"))]
+const WITHOUT_PARQUET: &str = "this program was built without Parquet: build it with cargo build --release -p devmon-collector --features parquet";
 
 const A_CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
 
@@ -33,7 +41,16 @@ fn open(dir: &Path) -> anyhow::Result<Engine> {
         seal_age: A_CENTURY, // samples that are imported came long ago; full heads are sealed all the same
         ..Options::default()
     };
-    at(dir, Engine::open(dir, options))
+    let how_far = HowFar::default();
+    let opened = while_it_works(
+        "opening",
+        || {
+            let (_, done, total) = how_far.now();
+            (done, total)
+        },
+        || Engine::open_watched(dir, options, &how_far),
+    );
+    at(dir, opened)
 }
 
 /// Says what to do when the store in `dir` is not to be had.

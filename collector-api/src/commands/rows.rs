@@ -16,6 +16,8 @@ use devmon_core::wire::{DeviceId, TimestampMs};
 use devmon_core::{MetricPath, Value};
 use serde::{Deserialize, Serialize};
 
+use super::rollup_rows;
+
 const HEADER: [&str; 5] = ["device", "path", "ts", "type", "value"];
 /// Longest line of JSON that is read: a device id, a path and a text at their limits, every byte escaped, are half of it.
 const MAX_LINE_BYTES: u64 = 64 << 10;
@@ -119,7 +121,7 @@ impl<W: Write> RowWriter for JsonLinesWriter<W> {
     }
 }
 
-fn json(value: &Value) -> anyhow::Result<serde_json::Value> {
+pub(super) fn json(value: &Value) -> anyhow::Result<serde_json::Value> {
     Ok(match value {
         Value::Float(x) => serde_json::Number::from_f64(*x)
             .context("a float that is no number; the store takes none")?
@@ -151,6 +153,10 @@ fn read_csv(
 ) -> anyhow::Result<()> {
     let mut reader = csv::Reader::from_reader(from);
     let header = reader.headers()?;
+    ensure!(
+        !header.iter().eq(rollup_rows::HEADER),
+        "line 1: these are rollups (export --tier), which can not be imported: samples can"
+    );
     ensure!(
         header.iter().eq(HEADER),
         "line 1: the header is not {}, so this is nothing that export wrote",
@@ -263,12 +269,12 @@ fn json_row(line: &[u8]) -> Result<Row, String> {
     row(&read.device, &read.path, read.ts, value)
 }
 
-fn unknown_type(name: &str) -> String {
+pub(super) fn unknown_type(name: &str) -> String {
     format!("{name:?} is no type; there are float, integer, boolean and text")
 }
 
 /// What the intake would check of a message.
-fn row(device: &str, path: &str, ts: i64, value: Value) -> Result<Row, String> {
+pub(super) fn row(device: &str, path: &str, ts: i64, value: Value) -> Result<Row, String> {
     let device = device.parse::<DeviceId>().map_err(|e| e.to_string())?;
     let path = path.parse::<MetricPath>().map_err(|e| e.to_string())?;
     let ts = TimestampMs(ts);
@@ -294,7 +300,7 @@ fn row(device: &str, path: &str, ts: i64, value: Value) -> Result<Row, String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
@@ -310,7 +316,7 @@ mod tests {
         ]
     }
 
-    fn rows() -> impl Strategy<Value = Vec<Row>> {
+    pub(in crate::commands) fn rows() -> impl Strategy<Value = Vec<Row>> {
         let path = prop::collection::vec("[a-z,\"/~ ]{1,4}", 1..4);
         let row = (
             "[a-z][a-z0-9_]{0,5}",

@@ -11,7 +11,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 
 use super::{at, print};
-use crate::store::figures;
+use crate::store::{Figures, TierFigures, figures};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Longest answer that is read; a real one has a few KiB.
@@ -30,23 +30,14 @@ pub fn of_directory(dir: &Path) -> anyhow::Result<()> {
             format!("{} to {}", end(first), end(last.saturating_add(1)))
         },
     );
-    let days = figures.days.map(|(first, last)| {
-        let start = |day: u32| crate::api::time::format(i64::from(day) * 86_400_000);
-        format!(", {} to {}", start(first), start(last.saturating_add(1)))
-    });
     for (name, value) in [
         ("devices", figures.devices.to_string()),
         ("series", figures.series.to_string()),
         ("blocks from", hours),
-        (
-            "archive",
-            format!(
-                "{} in {} day files{}",
-                bytes(figures.archive_bytes),
-                figures.archive_files,
-                days.unwrap_or_default()
-            ),
-        ),
+        ("archive", archive(&figures)),
+        ("  samples", tier(&figures.raw_days)),
+        ("  1m", tier(&figures.minute_days)),
+        ("  1h", tier(&figures.hour_days)),
         ("blocks", figures.blocks.to_string()),
         ("database", bytes(figures.database_bytes)),
         (
@@ -58,16 +49,46 @@ pub fn of_directory(dir: &Path) -> anyhow::Result<()> {
             ),
         ),
         ("dead letters", bytes(figures.dead_letters_bytes)),
-        (
-            "state",
-            figures
-                .degraded
-                .map_or_else(|| "ok".to_owned(), |why| format!("degraded: {why}")),
-        ),
+        ("state", state(&figures)),
     ] {
         print(format_args!("{name:14}{value}"))?;
     }
     Ok(())
+}
+
+fn archive(figures: &Figures) -> String {
+    let tiers = [figures.raw_days, figures.minute_days, figures.hour_days];
+    let files: u64 = tiers.iter().map(|tier| tier.files).sum();
+    let size = tiers.iter().map(|tier| tier.bytes).sum();
+    format!("{} in {files} day files", bytes(size))
+}
+
+/// The days of which the archive keeps this, and nothing finer.
+fn tier(tier: &TierFigures) -> String {
+    let Some((first, last)) = tier.days else {
+        return "none".to_owned();
+    };
+    let start = |day: u32| crate::api::time::format(i64::from(day) * 86_400_000);
+    format!(
+        "{} to {}, {} in {} files",
+        start(first),
+        start(last.saturating_add(1)),
+        bytes(tier.bytes),
+        tier.files
+    )
+}
+
+fn state(figures: &Figures) -> String {
+    let why: Vec<&str> = figures
+        .degraded
+        .iter()
+        .chain(&figures.unreadable_days)
+        .map(String::as_str)
+        .collect();
+    if why.is_empty() {
+        return "ok".to_owned();
+    }
+    format!("degraded: {}", why.join("; "))
 }
 
 /// Asks the collector at `url` and prints its answer, a figure on each line.
@@ -157,7 +178,7 @@ async fn ask(url: &str, token: Option<&str>) -> anyhow::Result<Value> {
     Ok(said)
 }
 
-/// `{"store":{"blocks":12}}` as `store.blocks` and `12`; what is null is left out.
+/// `{"store":{"blocks":12}}` as `store.blocks` and `12`; what is null is left out, and what was never rejected.
 fn flatten(prefix: &str, value: &Value, out: &mut Vec<(String, String)>) {
     match value {
         Value::Object(map) => {
@@ -171,13 +192,14 @@ fn flatten(prefix: &str, value: &Value, out: &mut Vec<(String, String)>) {
             }
         }
         Value::Null => {}
+        Value::Number(n) if prefix.starts_with("intake.rejected.") && n.as_u64() == Some(0) => {}
         Value::Number(n) if prefix.ends_with("_bytes") => {
             out.push((
                 prefix.to_owned(),
                 n.as_u64().map_or_else(|| n.to_string(), bytes),
             ));
         }
-        Value::Number(n) if matches!(prefix, "started") => {
+        Value::Number(n) if prefix == "started" || prefix.starts_with("store.oldest_day") => {
             let text = n
                 .as_i64()
                 .map_or_else(|| n.to_string(), crate::api::time::format);

@@ -9,5 +9,5 @@ pub mod subscribe;
 mod write;
 
 pub use accept::{Intake, IntakeSettings, IntakeStatus, Outcome, Publish, WriterGuard};
-pub use listen::{Limits, Listener};
+pub use listen::{Limits, Listener, Receiving};
 pub use subscribe::BrokerSettings;

@@ -20,6 +20,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -53,6 +54,8 @@ const READERS: Duration = Duration::from_millis(2);
 pub(super) struct Signal {
     orders: Mutex<Orders>,
     changed: Condvar,
+    /// Bytes of blocks and files of this round's days: done, and all.
+    pub(super) round_bytes: (AtomicU64, AtomicU64),
 }
 
 #[derive(Default)]
@@ -180,9 +183,15 @@ impl Compactor {
             let sealed = self.shared.signal.seal_and_wait();
             sealed.map_err(|detail| self.failed(detail))?;
         }
-        for day in self.due(now, before) {
+        let due = self.due(now, before);
+        let (done, all) = &self.shared.compaction.round_bytes;
+        done.store(0, Relaxed);
+        all.store(due.iter().map(|day| self.bytes_of(*day)).sum(), Relaxed);
+        for day in due {
             self.check_stop()?;
+            let bytes = self.bytes_of(day);
             note(self.day(day, now, None));
+            done.fetch_add(bytes, Relaxed);
         }
         // Not in the loop's head: no list may be held there while one is replaced.
         let aged = retention::due(&self.shared.options, &self.days(), now);
@@ -227,6 +236,15 @@ impl Compactor {
 
     fn days(&self) -> Arc<Days> {
         self.shared.read().days.clone()
+    }
+
+    /// What a day takes in the database and in its file.
+    fn bytes_of(&self, day: u32) -> u64 {
+        let state = self.shared.read();
+        let hours = day * DAY_HOURS..(day + 1) * DAY_HOURS;
+        let blocks: u64 = state.hours.range(hours).map(|(_, hour)| hour.bytes).sum();
+        let file = state.days.get(&day).and_then(|day| day.file.as_ref());
+        blocks + file.map_or(0, |file| file.figures().bytes)
     }
 
     fn failed(&self, detail: String) -> StoreError {

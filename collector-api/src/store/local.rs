@@ -34,11 +34,12 @@ use super::engine::{
     SeriesRollups, Store, StoreError, StoreStatus,
 };
 use super::kv::Kv;
+use super::open::{self, HowFar};
 use super::persist::Hour;
 use super::retention::Keep;
 use super::rollup::Tier;
 use super::seal::Sealer;
-use super::{open, range, record, stored};
+use super::{range, record, stored};
 
 /// Trimming works by whole segments, and one always stays.
 const JOURNAL_SEGMENT_BYTES: u64 = 32 << 20;
@@ -176,19 +177,42 @@ impl Engine {
     /// # Errors
     /// [`StoreError`]: the directory is in use, the journal is damaged, the disk does not take writes. It names the file and what to do.
     pub fn open(dir: &Path, options: Options) -> Result<Self, StoreError> {
-        Self::open_with(dir, options, |kv| kv)
+        Self::open_watched(dir, options, &HowFar::default())
+    }
+
+    /// As [`open`](Self::open); `how_far` says how far it is, meanwhile.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_watched(
+        dir: &Path,
+        options: Options,
+        how_far: &HowFar,
+    ) -> Result<Self, StoreError> {
+        Self::open_as(dir, options, how_far, |kv| kv)
     }
 
     /// Opens the store with something between it and its database: tests break it there.
+    #[cfg(test)]
     pub(super) fn open_with(
         dir: &Path,
         options: Options,
+        wrap: impl FnOnce(Box<dyn Kv>) -> Box<dyn Kv>,
+    ) -> Result<Self, StoreError> {
+        Self::open_as(dir, options, &HowFar::default(), wrap)
+    }
+
+    fn open_as(
+        dir: &Path,
+        options: Options,
+        how_far: &HowFar,
         wrap: impl FnOnce(Box<dyn Kv>) -> Box<dyn Kv>,
     ) -> Result<Self, StoreError> {
         let journal_options = journal::Options {
             segment_bytes: JOURNAL_SEGMENT_BYTES.min(options.seal_journal_bytes),
             ..journal::Options::default()
         };
+        how_far.begin("checking the journal's last segment", 0);
         // First: its lock keeps a second collector from the database, too.
         let (journal, recovery) = Journal::open(&dir.join("journal"), journal_options)?;
         if recovery.torn_bytes > 0 {
@@ -198,7 +222,7 @@ impl Engine {
             );
         }
         let letters = DeadLetters::open(&dir.join("dead-letters"), options.dead_letters_bytes)?;
-        let opened = open::open(dir, &journal, wrap)?;
+        let opened = open::open(dir, &journal, how_far, wrap)?;
         let shared = Arc::new(Shared {
             dir: dir.to_owned(),
             options,
@@ -252,6 +276,13 @@ impl Engine {
             path: self.shared.dir.clone(),
             detail,
         })
+    }
+
+    /// Bytes of the days that are being made into files: done, and all.
+    #[must_use]
+    pub fn compacting(&self) -> (u64, u64) {
+        let (done, all) = &self.shared.compaction.round_bytes;
+        (done.load(Relaxed), all.load(Relaxed))
     }
 
     /// Seals now and waits for it: what was committed before is in blocks afterwards.

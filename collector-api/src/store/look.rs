@@ -8,10 +8,11 @@ use std::path::Path;
 
 use devmon_core::journal::Checker;
 
+use super::archive::{DayFile, Holds};
 use super::blob::{self, Id};
 use super::block;
 use super::catalogue::Catalogue;
-use super::days::{self, Named};
+use super::days::{self, Day, Named};
 use super::engine::StoreError;
 use super::kv::{Each, Kv, SledKv, Table};
 use super::local::Watermark;
@@ -29,15 +30,35 @@ pub struct Figures {
     pub blocks: u64,
     pub database_bytes: u64,
     pub dead_letters_bytes: u64,
-    /// Day files that count.
-    pub archive_files: u64,
-    pub archive_bytes: u64,
-    /// First and last of their days, in days since 1970.
-    pub days: Option<(u32, u32)>,
+    /// Day files with raw samples, those with rollups of a minute, and those with rollups of an hour only.
+    pub raw_days: TierFigures,
+    pub minute_days: TierFigures,
+    pub hour_days: TierFigures,
+    /// Day files that count and can not be read, with the reason.
+    pub unreadable_days: Vec<String>,
     /// First and last hour with blocks, in hours since 1970.
     pub hours: Option<(u32, u32)>,
     /// What was moved aside at some start, for an operator.
     pub degraded: Option<String>,
+}
+
+/// Day files that hold one tier and those coarser than it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TierFigures {
+    pub files: u64,
+    pub bytes: u64,
+    /// First and last of their days, in days since 1970.
+    pub days: Option<(u32, u32)>,
+}
+
+impl TierFigures {
+    /// Days come in order.
+    fn add(&mut self, file: &DayFile) {
+        self.files += 1;
+        self.bytes += file.figures().bytes;
+        let first = self.days.map_or(file.day(), |(first, _)| first);
+        self.days = Some((first, file.day()));
+    }
 }
 
 /// What the database knows of devices, streams and hours.
@@ -126,17 +147,26 @@ pub fn figures(dir: &Path) -> Result<Figures, StoreError> {
     }
     if let Some(kv) = database(dir)? {
         figures.database_bytes = kv.size_bytes();
-        let known = known(&kv)?;
+        let mut known = known(&kv)?;
+        // As a start does: what is written of these hours is older than what was deleted since.
+        let archived = known.days.iter().map(|(&day, &named)| {
+            let file = None; // only its day counts here
+            (day, Day { named, file })
+        });
+        days::recount(&kv, &archived.collect(), &mut known.hours)?;
         figures.devices = known.catalogue.devices.len() as u64;
         figures.series = known.catalogue.series;
         figures.blocks = known.hours.values().map(|hour| hour.blocks).sum();
         for (day, named) in &known.days {
-            figures.archive_files += 1;
-            let file = std::fs::metadata(days::path(dir, *day, named.revision));
-            figures.archive_bytes += file.map_or(0, |meta| meta.len());
+            match DayFile::open(&days::path(dir, *day, named.revision)) {
+                Ok(file) => match file.holds() {
+                    Holds::Raw => figures.raw_days.add(&file),
+                    Holds::Minute => figures.minute_days.add(&file),
+                    Holds::Hour => figures.hour_days.add(&file),
+                },
+                Err(error) => figures.unreadable_days.push(error.to_string()),
+            }
         }
-        let ends = known.days.keys().next().zip(known.days.keys().next_back());
-        figures.days = ends.map(|(first, last)| (*first, *last));
         let first = known.hours.first_key_value();
         let last = known.hours.last_key_value();
         figures.hours = first

@@ -52,5 +52,6 @@ pub mod verify;
 
 pub use column::Cells;
 pub use local::{Engine, Options};
-pub use look::{Figures, figures};
+pub use look::{Figures, TierFigures, figures};
+pub use open::HowFar;
 pub use retention::{Keep, Pattern};

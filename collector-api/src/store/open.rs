@@ -4,9 +4,11 @@
 //! files, and remove those that do not count → replay the journal. A catalogue that can not be read ends like a database that can not be opened: it is moved aside, and what the journal holds is replayed.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 
 use devmon_core::journal::{Journal, Position};
 
@@ -15,7 +17,7 @@ use super::block;
 use super::days;
 use super::engine::StoreError;
 use super::kv::{self, Kv, SledKv, Table};
-use super::local::{State, Watermark};
+use super::local::{State, Watermark, lock};
 use super::names;
 use super::persist::{self, Restore};
 use super::record;
@@ -31,11 +33,54 @@ pub(super) struct Opened {
     pub(super) degraded: Option<String>,
 }
 
+/// How far opening is, for others than the thread that opens.
+#[derive(Debug, Default)]
+pub struct HowFar {
+    step: Mutex<&'static str>,
+    done: AtomicU64,
+    /// 0: it is not known how much there is to do.
+    total: AtomicU64,
+}
+
+impl HowFar {
+    /// The step that it is at, what of it is done, and how much there is to do, 0 if nobody knows.
+    #[must_use]
+    pub fn now(&self) -> (&'static str, u64, u64) {
+        let step = lock(&self.step);
+        (*step, self.done.load(Relaxed), self.total.load(Relaxed))
+    }
+
+    pub(super) fn begin(&self, name: &'static str, total: u64) {
+        let mut step = lock(&self.step);
+        self.done.store(0, Relaxed);
+        self.total.store(total, Relaxed);
+        *step = name;
+    }
+
+    fn done(&self, amount: u64) {
+        self.done.fetch_add(amount, Relaxed);
+    }
+}
+
+impl fmt::Display for HowFar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.now() {
+            (step, _, 0) => f.write_str(step),
+            (step, done, total) => {
+                let percent = done.min(total).saturating_mul(100) / total;
+                write!(f, "{step}, {percent} %")
+            }
+        }
+    }
+}
+
 pub(super) fn open(
     dir: &Path,
     journal: &Journal,
+    how_far: &HowFar,
     wrap: impl FnOnce(Box<dyn Kv>) -> Box<dyn Kv>,
 ) -> Result<Opened, StoreError> {
+    how_far.begin("reading the database", 0);
     let db = dir.join("db");
     let opened = SledKv::open(&db)?;
     let mut aside = opened.quarantined;
@@ -69,6 +114,7 @@ pub(super) fn open(
         records,
         watermark,
     } = loaded;
+    how_far.begin("opening the day files", 0);
     let adopt = watermark.is_none();
     if adopt {
         take_up_names(dir, &mut state)?;
@@ -82,7 +128,7 @@ pub(super) fn open(
     let degraded = degraded(dir, archive.problems)?;
     let kv = wrap(kv);
     let from = replay_from(&*kv, journal, watermark)?;
-    let replayed_bytes = replay(journal, from, &mut state)?;
+    let replayed_bytes = replay(journal, from, &mut state, how_far)?;
     Ok(Opened {
         kv,
         state,
@@ -259,13 +305,20 @@ fn replay_from(
 }
 
 /// Applies what lies behind `from`; returns how many bytes that were.
-fn replay(journal: &Journal, from: Position, state: &mut State) -> Result<u64, StoreError> {
+fn replay(
+    journal: &Journal,
+    from: Position,
+    state: &mut State,
+    how_far: &HowFar,
+) -> Result<u64, StoreError> {
+    how_far.begin("replaying the journal", journal.bytes_behind(from));
     let mut bytes = 0;
     let mut unreadable = 0u64;
     let mut first_problem = None;
     for entry in journal.read_from(from) {
         let entry = entry?;
         bytes += entry.payload.len() as u64;
+        how_far.done(entry.payload.len() as u64);
         match record::decode(&entry.payload) {
             Ok(item) => {
                 state.unsealed_since.get_or_insert(item.received);

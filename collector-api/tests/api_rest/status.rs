@@ -1,9 +1,11 @@
 //! The collector's own state, dead letters, probes, the dashboard's place.
 
+use std::sync::atomic::Ordering::SeqCst;
+
 use devmon_core::wire::{Reason, TimestampMs};
 use serde_json::json;
 
-use crate::support::Collector;
+use crate::support::{Collector, call};
 
 #[test]
 fn status_has_the_documented_figures() {
@@ -27,8 +29,8 @@ fn status_has_the_documented_figures() {
         json!({"version": env!("CARGO_PKG_VERSION"), "started": null, "devices": {"online": 1, "stale": 0, "offline": 0}, "series": 1,
                "intake": {"mode": "listener", "connections": 0, "messages": 7, "samples": 8, "duplicates": 9, "dead_letters": 1, "rejected": null,
                           "last_commit_ms": 2.1, "broker": null},
-               "store": {"state": "ok", "reason": null, "journal_bytes": 1, "blocks": 2, "database_bytes": 3, "archive_files": 6, "archive_bytes": 7,
-                          "archive_from": {"raw": 86_400_000, "1m": null, "1h": 0}, "head_samples": 4, "dead_letters_bytes": 5}})
+               "store": {"state": "ok", "reason": null, "journal_bytes": 1, "blocks": 2, "database_bytes": 3, "head_samples": 4, "dead_letters_bytes": 5,
+                         "archive_files": 6, "archive_bytes": 7, "oldest_day": 1_795_392_000_000_i64, "oldest_day_1m": null, "oldest_day_1h": null}})
     );
     collector.store.set_degraded(Some("set aside"));
     let store = collector.json("/api/v1/status")["store"].take();
@@ -123,6 +125,83 @@ fn probes_tell_alive_from_ready() {
             .unwrap()
             .contains("no space left on device")
     );
+}
+
+#[test]
+fn while_the_store_opens_probes_answer_and_calls_are_told_how_far_it_is() {
+    let mut collector = Collector::opening(None);
+    assert_eq!(collector.json("/livez"), json!({"status": "ok"}));
+    assert_eq!(
+        collector.get("/").status,
+        200,
+        "the dashboard needs no store"
+    );
+    for url in [
+        "/readyz",
+        "/api/v1/devices",
+        "/api/v1/status",
+        "/api/v1/devices/d/latest",
+    ] {
+        let answer = collector.get(url);
+        assert_eq!(
+            (
+                answer.status,
+                answer.header("content-type"),
+                answer.header("retry-after")
+            ),
+            (503, Some("application/problem+json"), Some("2")),
+            "{url}"
+        );
+        let problem = answer.json();
+        assert_eq!(problem["type"], "https://devmon.invalid/problems/not-ready");
+        assert_eq!(problem["detail"], "opening: half way");
+    }
+    assert_eq!(collector.get("/api/v1/nothing").status, 404);
+    collector.open();
+    assert_eq!(collector.json("/readyz"), json!({"status": "ok"}));
+    assert_eq!(collector.get("/api/v1/devices").status, 200);
+
+    let token = "a token that nobody knows";
+    let closed = Collector::opening(Some(token));
+    assert_eq!(closed.get("/api/v1/devices").status, 401, "the token first");
+    assert_eq!(closed.get("/readyz").status, 503);
+}
+
+#[test]
+fn probes_wait_behind_no_other_call() {
+    let collector = Collector::start();
+    let held = collector.store.2.lock().unwrap();
+    let addr = collector.addr;
+    let calls: Vec<_> = (0..32)
+        .map(|_| std::thread::spawn(move || call(addr, "GET", "/api/v1/devices/held", &[]).status))
+        .collect();
+    while collector.store.1.load(SeqCst) < 16 {
+        std::thread::yield_now();
+    }
+    for url in ["/readyz", "/livez"] {
+        assert_eq!(collector.json(url), json!({"status": "ok"}), "{url}");
+    }
+    assert_eq!(collector.store.1.load(SeqCst), 16, "the others wait");
+    drop(held);
+    for call in calls {
+        assert_eq!(call.join().unwrap(), 404);
+    }
+}
+
+#[test]
+fn a_store_that_does_not_answer_is_not_ready() {
+    let collector = Collector::start();
+    let hang = collector.store.hang();
+    let answer = collector.get("/readyz");
+    assert_eq!(answer.status, 503);
+    assert!(
+        answer.text().contains("its disk is busy, or hangs"),
+        "{}",
+        answer.text()
+    );
+    assert_eq!(collector.json("/livez"), json!({"status": "ok"}));
+    drop(hang);
+    assert_eq!(collector.json("/readyz"), json!({"status": "ok"}));
 }
 
 #[test]

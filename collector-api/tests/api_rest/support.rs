@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use devmon_collector::api::Api;
 use devmon_collector::api::server::Server;
+use devmon_collector::api::{Api, Front};
 use devmon_collector::intake::IntakeStatus;
 use devmon_collector::store::Cells;
 use devmon_collector::store::engine::*;
@@ -33,9 +34,10 @@ struct Content {
     minute_from: i64,
 }
 
-/// A store that keeps the contract in the simplest way. Asking for device `panic` panics; reading samples of device `damaged` fails.
+/// A store that keeps the contract in the simplest way. Asking for device `panic` panics, asking for device `held` waits for the third, and is counted by the
+/// second; reading samples of device `damaged` fails.
 #[derive(Default)]
-pub(crate) struct MemoryStore(Mutex<Content>);
+pub(crate) struct MemoryStore(Mutex<Content>, pub(crate) AtomicUsize, pub(crate) Mutex<()>);
 
 impl MemoryStore {
     pub(crate) fn put_device(&self, id: &str, change: impl FnOnce(&mut DeviceRecord)) {
@@ -88,6 +90,11 @@ impl MemoryStore {
 
     pub(crate) fn set_degraded(&self, degraded: Option<&str>) {
         self.0.lock().unwrap().degraded = degraded.map(str::to_owned);
+    }
+
+    /// While this is held, the store answers nothing, as if its disk hung.
+    pub(crate) fn hang(&self) -> impl Drop + use<'_> {
+        self.0.lock().unwrap()
     }
 
     pub(crate) fn set_problem(&self, problem: Option<&str>) {
@@ -161,6 +168,10 @@ impl Store for MemoryStore {
 
     fn device(&self, id: &str) -> Option<DeviceRecord> {
         assert_ne!(id, "panic", "asked for");
+        if id == "held" {
+            self.1.fetch_add(1, SeqCst);
+            drop(self.2.lock().unwrap());
+        }
         self.0.lock().unwrap().devices.get(id).cloned()
     }
 
@@ -295,12 +306,11 @@ impl Store for MemoryStore {
             journal_bytes: 1,
             blocks: 2,
             database_bytes: 3,
-            archive_files: 6,
-            archive_bytes: 7,
-            oldest_day: Some(TimestampMs(86_400_000)),
-            oldest_day_1h: Some(TimestampMs(0)),
             head_samples: 4,
             dead_letters_bytes: 5,
+            archive_files: 6,
+            archive_bytes: 7,
+            oldest_day: Some(TimestampMs(1_795_392_000_000)),
             last_commit_us: 2_100,
             degraded: content.degraded.clone(),
             ..StoreStatus::default()
@@ -312,6 +322,9 @@ impl Store for MemoryStore {
 pub(crate) struct Collector {
     pub(crate) store: Arc<MemoryStore>,
     pub(crate) addr: SocketAddr,
+    front: Arc<Front>,
+    /// Until the store is open.
+    api: Option<Api>,
     stop: watch::Sender<bool>,
     runtime: Option<Runtime>,
 }
@@ -322,12 +335,22 @@ impl Collector {
     }
 
     pub(crate) fn with_token(token: Option<&str>) -> Self {
+        let mut collector = Self::opening(token);
+        collector.open();
+        collector
+    }
+
+    /// One whose store is being opened.
+    pub(crate) fn opening(token: Option<&str>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .unwrap();
         let store = Arc::new(MemoryStore::default());
+        let front = Arc::new(Front::new(token.map(str::to_owned), || {
+            "half way".to_owned()
+        }));
         let status = || IntakeStatus {
             messages: 7,
             samples: 8,
@@ -338,24 +361,25 @@ impl Collector {
                 .collect(),
             ..IntakeStatus::default()
         };
-        let api = Arc::new(Api::new(
-            store.clone(),
-            status,
-            "listener",
-            token.map(str::to_owned),
-        ));
+        let api = Api::new(store.clone(), status, "listener", TimestampMs::now());
         let (stop, stops) = watch::channel(false);
         let server = runtime
-            .block_on(Server::bind(([127, 0, 0, 1], 0).into(), 16))
+            .block_on(Server::bind(([127, 0, 0, 1], 0).into(), 64))
             .unwrap();
         let addr = server.local_addr().unwrap();
-        runtime.spawn(server.run(api, stops));
+        runtime.spawn(server.run(front.clone(), stops));
         Self {
             store,
+            front,
+            api: Some(api),
             addr,
             stop,
             runtime: Some(runtime),
         }
+    }
+
+    pub(crate) fn open(&mut self) {
+        self.front.open(self.api.take().unwrap());
     }
 
     pub(crate) fn call(&self, method: &str, url: &str, headers: &[(&str, &str)]) -> Answer {

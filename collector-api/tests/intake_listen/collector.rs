@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use devmon_collector::intake::{Intake, IntakeSettings, Limits, Listener, WriterGuard};
+use devmon_collector::intake::{Intake, IntakeSettings, Limits, Listener, Receiving, WriterGuard};
 use devmon_collector::store::engine::{
     Accepted, Committed, DeadLetter, DeviceRecord, SeriesRange, SeriesRecord, Store, StoreError,
     StoreStatus,
@@ -109,6 +109,7 @@ pub(crate) struct Collector {
     pub(crate) addr: SocketAddr,
     pub(crate) store: Arc<Gated>,
     pub(crate) intake: Intake,
+    pub(crate) receiving: Box<dyn Fn() -> Receiving>,
     pub(crate) stop: watch::Sender<bool>,
     _writer: WriterGuard,
     pub(crate) runtime: tokio::runtime::Runtime,
@@ -134,12 +135,14 @@ impl Collector {
             .block_on(Listener::bind(([127, 0, 0, 1], 0).into(), tls, limits))
             .unwrap();
         let addr = listener.local_addr().unwrap();
+        let receiving = Box::new(listener.receiving());
         let (stop, stops) = watch::channel(false);
         runtime.spawn(listener.run(intake.clone(), stops));
         Self {
             addr,
             store,
             intake,
+            receiving,
             stop,
             _writer: writer,
             runtime,

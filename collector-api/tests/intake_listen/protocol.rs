@@ -138,3 +138,94 @@ fn any_bytes_end_one_connection_at_most() {
         collector.intake.status().connections == 1
     });
 }
+
+/// A message of so many bytes, most of them blanks.
+fn large(client: &Client, bytes: usize, packet_id: u16) -> Vec<u8> {
+    let mut payload = br#"{"metrics":{"n":1}}"#.to_vec();
+    payload.resize(bytes, b' ');
+    client.publish_packet(TOPIC, &payload, 1, packet_id)
+}
+
+const TOPIC: &str = "devmon/v1/0/d/metrics";
+
+#[test]
+fn large_packets_wait_for_each_others_memory_and_small_ones_do_not() {
+    let limits = Limits {
+        receiving_bytes: 256 << 10,
+        ..Limits::default()
+    };
+    let collector = Collector::with(limits, None);
+    let [mut first, mut second, mut small] =
+        ["a", "b", "c"].map(|id| Client::connect(collector.addr, &Hello::new(4, id)));
+    let packet = large(&first, 150 << 10, 1);
+    first.send(&packet[..100_000]);
+    wait_for("the first has its place", || {
+        (collector.receiving)().bytes > 0
+    });
+    let bytes = (collector.receiving)().bytes;
+    assert!((150 << 10..256 << 10).contains(&bytes), "{bytes}");
+    let whole = large(&second, 150 << 10, 2);
+    let sender = std::thread::spawn(move || {
+        second.send(&whole);
+        second
+    });
+    wait_for("the second waits", || (collector.receiving)().waiting == 1);
+    for id in 1..20 {
+        small.publish(TOPIC, r#"{"metrics":{"n":1}}"#, id);
+        assert_eq!(small.puback(), id);
+    }
+    assert_eq!(collector.intake.status().messages, 19);
+    first.send(&packet[100_000..]);
+    assert_eq!(first.puback(), 1);
+    assert_eq!(sender.join().unwrap().puback(), 2);
+    wait_for("all is given back", || (collector.receiving)().bytes == 0);
+}
+
+#[test]
+fn who_holds_memory_that_others_wait_for_and_does_not_get_on_is_let_go() {
+    let limits = Limits {
+        receiving_bytes: 256 << 10,
+        packet_timeout: Duration::from_millis(100),
+        ..Limits::default()
+    };
+    let collector = Collector::with(limits, None);
+    let [mut stuck, mut next] =
+        ["a", "b"].map(|id| Client::connect(collector.addr, &Hello::new(4, id)));
+    let packet = large(&stuck, 150 << 10, 1);
+    stuck.send(&packet[..100_000]);
+    wait_for("it has its place", || (collector.receiving)().bytes > 0);
+    let whole = large(&next, 150 << 10, 2);
+    next.send(&whole);
+    assert_eq!(next.puback(), 2);
+    assert_eq!(stuck.end(), None);
+}
+
+#[test]
+fn a_slow_packet_may_take_its_time_while_nobody_waits() {
+    let limits = Limits {
+        packet_timeout: Duration::from_millis(1),
+        ..Limits::default()
+    };
+    let collector = Collector::with(limits, None);
+    let mut client = Client::connect(collector.addr, &Hello::new(4, "a"));
+    let packet = large(&client, 200 << 10, 1);
+    for part in packet.chunks(10 << 10) {
+        client.send(part);
+        // Another client's way there and back takes longer than the timeout, all together.
+        Client::connect(collector.addr, &Hello::new(4, "b"));
+    }
+    assert_eq!(client.puback(), 1);
+}
+
+#[test]
+fn nobody_gets_memory_before_it_has_said_who_it_is() {
+    let limits = Limits {
+        connect_timeout: DEADLINE * 2,
+        ..Limits::default()
+    };
+    let collector = Collector::with(limits, None);
+    let mut stranger = TcpStream::connect(collector.addr).unwrap();
+    stranger.set_read_timeout(Some(DEADLINE)).unwrap();
+    stranger.write_all(&[0x10, 0xff, 0xff, 0x03]).unwrap(); // a CONNECT of 64 KiB
+    assert_eq!(std::io::Read::read(&mut stranger, &mut [0]).unwrap_or(0), 0);
+}

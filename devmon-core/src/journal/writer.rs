@@ -1,5 +1,6 @@
 //! Writing: append, group commit, rolling, trimming, and recovery at open.
 
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -291,6 +292,17 @@ impl Journal {
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         self.segments.iter().map(|s| s.bytes).sum()
+    }
+
+    /// Bytes on disk behind `position`, headers of segments included: about what [`read_from`](Self::read_from) will read.
+    #[must_use]
+    pub fn bytes_behind(&self, position: Position) -> u64 {
+        let behind = |s: &Segment| match s.number.cmp(&position.segment) {
+            Ordering::Less => 0,
+            Ordering::Equal => s.bytes.saturating_sub(position.offset),
+            Ordering::Greater => s.bytes,
+        };
+        self.segments.iter().map(behind).sum()
     }
 
     /// Closes the active segment, so that all that is committed can be trimmed as soon as it is no longer needed.

@@ -1,7 +1,7 @@
 //! One client's connection, from its first byte to its end: reads while there is room, submits, acknowledges in order what is durable.
 //!
 //! One task, no lock on the way of a message. Publishes wait in a window for their outcome; while it is full, or the intake has no room, nothing is read, so that TCP
-//! holds the client back. PUBACKs go out in the order of the publishes, as many together as are due. When the store takes nothing, no PUBACK is sent and the
+//! holds the client back; large packets need a place in the listener's [`room`](super::room), too. PUBACKs go out in the order of the publishes, as many together as are due. When the store takes nothing, no PUBACK is sent and the
 //! connection is closed, so that the client sends again.
 
 use std::collections::VecDeque;
@@ -12,17 +12,20 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
 use super::Limits;
 use super::protocol::{Broken, Connect, Goodbye, Incoming, Protocol, Publish, Will};
+use super::room::{Framing, Piece, Room, SMALL_PACKET_BYTES};
 use super::sessions::{Session, Sessions};
 use crate::intake::accept::{self, Intake, Outcome, Ticket};
 
-/// Room for input at first; most devices send little. It doubles when a read fills it.
+/// Room for input at first; most devices send little. It doubles when a read fills it, and halves when one fills less than a quarter.
 const FIRST_INPUT_BYTES: usize = 2 * 1024;
-const MOST_INPUT_BYTES: usize = 64 * 1024;
+const MOST_INPUT_BYTES: usize = 16 * 1024;
+/// While a large packet comes in.
+const LARGE_INPUT_BYTES: usize = 64 * 1024;
 /// How long a client may take to accept bytes; after it, it is gone.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 /// Pause before a client that the store could not serve is let go: it comes back at once, and may find the same.
@@ -36,6 +39,7 @@ const WILL_PAUSE: Duration = Duration::from_secs(2);
 pub(super) struct Context {
     pub(super) intake: Intake,
     pub(super) limits: Arc<Limits>,
+    pub(super) room: Arc<Room>,
     pub(super) sessions: Arc<Sessions>,
     pub(super) shutdown: watch::Receiver<bool>,
 }
@@ -65,6 +69,9 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         stream,
         protocol: Protocol::new(context.limits.in_flight, context.limits.packet_bytes),
         input: Input::default(),
+        framing: Framing::default(),
+        waiting: None,
+        large: None,
         window: VecDeque::new(),
         will: None,
         session: None,
@@ -81,6 +88,11 @@ struct Client<S> {
     stream: S,
     protocol: Protocol,
     input: Input,
+    framing: Framing,
+    /// The front of a large packet, in the input, until there is a place for it. Nothing is read meanwhile.
+    waiting: Option<Waiting>,
+    /// The large packet that is coming in.
+    large: Option<Large>,
     /// Publishes whose outcome is not known yet, in order; QoS 0 does not wait here.
     window: VecDeque<(u16, Ticket)>,
     will: Option<Will>,
@@ -94,12 +106,29 @@ struct Client<S> {
     context: Context,
 }
 
+/// A packet that has no place in the room yet.
+struct Waiting {
+    piece: Piece,
+    bytes: usize,
+    place: Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>,
+}
+
+/// A packet that has a place in the room.
+struct Large {
+    bytes: usize,
+    /// When it should be here, if others wait.
+    due: Instant,
+    _place: OwnedSemaphorePermit,
+}
+
 /// Bytes read and not yet understood.
 #[derive(Default)]
 struct Input {
     bytes: Vec<u8>,
     begin: usize,
     end: usize,
+    /// What the last read brought, if that has not been looked at.
+    brought: Option<usize>,
 }
 
 /// What woke the connection up.
@@ -107,8 +136,11 @@ enum Woken {
     Shutdown,
     TakenOver,
     Outcomes,
+    Place(Option<OwnedSemaphorePermit>),
     Read(std::io::Result<usize>),
     Deadline,
+    /// The large packet is not here.
+    Overdue,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
@@ -127,12 +159,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                 Woken::TakenOver => return End::TakenOver,
                 Woken::Outcomes => {}
                 Woken::Read(Ok(0)) => return End::Lost("closed without DISCONNECT".to_owned()),
-                Woken::Read(Ok(count)) => self.input.end += count,
+                Woken::Place(Some(place)) => self.enter(place),
+                Woken::Place(None) => {
+                    return End::Closed(Goodbye::ShuttingDown, "the listener is closed".to_owned());
+                }
+                Woken::Read(Ok(count)) => self.input.came(count),
                 Woken::Read(Err(error)) => return End::Lost(error.to_string()),
                 Woken::Deadline if self.session.is_none() => {
                     return End::Lost("no CONNECT in time".to_owned());
                 }
                 Woken::Deadline if std::mem::take(&mut self.stalled) => self.renew_deadline(),
+                Woken::Overdue => {
+                    if let Some(large) = self.large.as_mut() {
+                        if self.context.room.is_wanted() {
+                            let bytes = large.bytes;
+                            return End::Lost(format!(
+                                "a packet of {bytes} bytes took too long, and others wait for its memory"
+                            ));
+                        }
+                        large.due = Instant::now() + self.context.limits.packet_timeout;
+                    }
+                }
                 Woken::Deadline => {
                     self.protocol.silent_too_long();
                     return End::Lost("silent for longer than it promised".to_owned());
@@ -145,20 +192,36 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     async fn work(&mut self) -> Result<(), End> {
         loop {
             self.acknowledge()?;
-            if self.is_full() {
+            if !self.may_read() {
                 self.stalled = true;
                 break;
             }
-            let mut rest = &self.input.bytes[self.input.begin..self.input.end];
-            let length = rest.len();
-            let incoming = self.protocol.read(&mut rest);
-            self.input.begin += length - rest.len();
+            let rest = &self.input.bytes[self.input.begin..self.input.end];
+            if rest.is_empty() {
+                break;
+            }
+            let piece = match self.waiting.take() {
+                Some(waiting) => waiting.piece,
+                None => self.framing.next(rest),
+            };
+            // Before the protocol sees the header: it makes room for the packet at once.
+            if self.large.is_none()
+                && let Some(bytes) = piece.packet_bytes.filter(|n| *n > SMALL_PACKET_BYTES)
+                && bytes <= self.context.limits.packet_bytes as usize
+            {
+                self.want_place(piece, bytes)?;
+                continue;
+            }
+            let begin = self.input.begin;
+            self.input.begin += piece.bytes;
+            let mut packet = &self.input.bytes[begin..self.input.begin];
+            let incoming = self.protocol.read(&mut packet);
             let incoming = incoming.map_err(|Broken(why)| End::Lost(why))?;
             if self.protocol.was_heard() {
                 self.renew_deadline();
             }
             match incoming {
-                None => break,
+                None => {}
                 Some(Incoming::Connect(connect)) => self.connect(connect).await?,
                 Some(Incoming::Publish(publish)) => self.publish(publish).await?,
                 Some(Incoming::Disconnect { with_will: true }) => {
@@ -166,8 +229,41 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                 }
                 Some(Incoming::Disconnect { with_will: false }) => return Err(End::Graceful),
             }
+            if self.framing.is_between() {
+                self.large = None;
+            }
         }
         Ok(())
+    }
+
+    /// Gets in line for a place for a large packet.
+    fn want_place(&mut self, piece: Piece, bytes: usize) -> Result<(), End> {
+        if self.session.is_none() {
+            return Err(End::Lost(format!(
+                "a first packet of {bytes} bytes; no CONNECT needs more than {SMALL_PACKET_BYTES}"
+            )));
+        }
+        let room = self.context.room.clone();
+        self.waiting = Some(Waiting {
+            piece,
+            bytes,
+            place: Box::pin(async move { room.place(bytes + LARGE_INPUT_BYTES).await }),
+        });
+        Ok(())
+    }
+
+    /// Has the place; the packet may come in.
+    fn enter(&mut self, place: OwnedSemaphorePermit) {
+        self.large = Some(Large {
+            bytes: self.waiting.as_ref().map_or(0, |waiting| waiting.bytes),
+            due: Instant::now() + self.context.limits.packet_timeout,
+            _place: place,
+        });
+    }
+
+    fn may_read(&self) -> bool {
+        let waits = self.waiting.is_some() && self.large.is_none();
+        !self.is_full() && !waits
     }
 
     fn is_full(&self) -> bool {
@@ -265,13 +361,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     }
 
     async fn wait(&mut self) -> Woken {
-        let full = self.is_full();
+        let may_read = self.may_read();
+        let most_input = if self.large.is_some() {
+            LARGE_INPUT_BYTES
+        } else {
+            MOST_INPUT_BYTES
+        };
         let Self {
             stream,
             input,
             window,
             session,
             deadline,
+            large,
+            waiting,
             context,
             ..
         } = self;
@@ -286,6 +389,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                 None => std::future::pending().await,
             }
         };
+        let has_place = large.is_some();
+        let place = async {
+            match waiting {
+                Some(waiting) if !has_place => waiting.place.as_mut().await,
+                _ => std::future::pending().await,
+            }
+        };
+        let overdue = async {
+            match large {
+                Some(large) => tokio::time::sleep_until(large.due).await,
+                None => std::future::pending().await,
+            }
+        };
         let taken_over = async {
             match session {
                 Some(session) => session.taken_over().await,
@@ -297,8 +413,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             () = stopped(&mut context.shutdown) => Woken::Shutdown,
             () = taken_over => Woken::TakenOver,
             () = front => Woken::Outcomes,
-            read = input.read_from(stream), if !full => Woken::Read(read),
+            place = place => Woken::Place(place),
+            read = input.read_from(stream, most_input), if may_read => Woken::Read(read),
             () = deadline => Woken::Deadline,
+            () = overdue, if may_read => Woken::Overdue,
         }
     }
 
@@ -371,25 +489,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
 }
 
 impl Input {
-    /// Reads behind what is there. Cancel-safe: what was read is reported, or was not read.
-    async fn read_from<S: AsyncRead + Unpin>(&mut self, stream: &mut S) -> std::io::Result<usize> {
-        if self.begin == self.end {
-            // A read that had filled the room: the client has much to say.
-            let wanted = if self.end == self.bytes.len() {
-                (self.bytes.len() * 2).clamp(FIRST_INPUT_BYTES, MOST_INPUT_BYTES)
-            } else {
-                self.bytes.len()
-            };
+    fn came(&mut self, count: usize) {
+        self.end += count;
+        self.brought = Some(count);
+    }
+
+    /// Reads, once all is understood that was read before; up to `most` bytes. Cancel-safe: what was read is reported, or was not read.
+    async fn read_from<S: AsyncRead + Unpin>(
+        &mut self,
+        stream: &mut S,
+        most: usize,
+    ) -> std::io::Result<usize> {
+        let room = self.bytes.len();
+        let wanted = match self.brought.take() {
+            Some(count) if count == room => room * 2,
+            Some(count) if count < room / 4 => room / 2,
+            _ => room,
+        };
+        let wanted = wanted.clamp(FIRST_INPUT_BYTES, most);
+        if wanted != room {
             self.bytes.resize(wanted, 0);
-            (self.begin, self.end) = (0, 0);
-        } else if self.begin > 0 {
-            self.bytes.copy_within(self.begin..self.end, 0);
-            (self.begin, self.end) = (0, self.end - self.begin);
+            self.bytes.shrink_to_fit();
         }
-        if self.end == self.bytes.len() {
-            self.bytes.resize(self.bytes.len() * 2, 0);
-        }
-        stream.read(&mut self.bytes[self.end..]).await
+        (self.begin, self.end) = (0, 0);
+        stream.read(&mut self.bytes).await
     }
 }
 

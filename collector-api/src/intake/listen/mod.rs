@@ -8,6 +8,7 @@
 
 mod connection;
 mod protocol;
+mod room;
 mod sessions;
 
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::Intake;
 use connection::Context;
+use room::Room;
 
 /// How many connections the system holds ready: a fleet comes back at once after a power cut.
 const BACKLOG: u32 = 4096;
@@ -39,6 +41,10 @@ pub struct Limits {
     pub in_flight: u16,
     /// Largest MQTT packet in bytes; a larger one ends the connection. Payloads above the message limit and below this become dead letters.
     pub packet_bytes: u32,
+    /// Memory for packets above 16 KiB that are on their way in, of all connections together; beyond it, connections with such packets are not read.
+    pub receiving_bytes: usize,
+    /// How long such a packet may take to arrive while others wait for its memory.
+    pub packet_timeout: Duration,
 }
 
 impl Default for Limits {
@@ -48,6 +54,8 @@ impl Default for Limits {
             connect_timeout: Duration::from_secs(10),
             in_flight: 1000,
             packet_bytes: 2 << 20,
+            receiving_bytes: 64 << 20,
+            packet_timeout: Duration::from_secs(60),
         }
     }
 }
@@ -57,6 +65,16 @@ pub struct Listener {
     socket: TcpListener,
     tls: Option<TlsAcceptor>,
     limits: Limits,
+    room: Arc<Room>,
+}
+
+/// Packets above 16 KiB on their way in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receiving {
+    /// Memory that is set apart for them.
+    pub bytes: usize,
+    /// Connections that wait for some.
+    pub waiting: usize,
 }
 
 impl std::fmt::Debug for Listener {
@@ -88,6 +106,7 @@ impl Listener {
         Ok(Self {
             socket: socket.listen(BACKLOG)?,
             tls: tls.map(TlsAcceptor::from),
+            room: Arc::new(Room::new(limits.receiving_bytes)),
             limits,
         })
     }
@@ -100,15 +119,22 @@ impl Listener {
         self.socket.local_addr()
     }
 
+    /// Looks at what is being received, also while the listener runs.
+    pub fn receiving(&self) -> impl Fn() -> Receiving + Send + Sync + use<> {
+        let room = self.room.clone();
+        move || room.receiving()
+    }
+
     /// Serves until `shutdown` becomes true, then closes all connections and returns. What was not acknowledged comes again.
     pub async fn run(self, intake: Intake, mut shutdown: watch::Receiver<bool>) {
         let context = Context {
             intake,
+            room: self.room,
             limits: Arc::new(self.limits),
             sessions: Arc::default(),
             shutdown: shutdown.clone(),
         };
-        let room = Arc::new(Semaphore::new(context.limits.connections));
+        let places = Arc::new(Semaphore::new(context.limits.connections));
         let mut tasks = JoinSet::new();
         loop {
             let accepted = tokio::select! {
@@ -131,7 +157,7 @@ impl Listener {
                     continue;
                 }
             };
-            let Ok(place) = room.clone().try_acquire_owned() else {
+            let Ok(place) = places.clone().try_acquire_owned() else {
                 tracing::warn!(%peer, limit = context.limits.connections, "too many connections; closing the newest");
                 continue;
             };
