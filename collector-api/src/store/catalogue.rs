@@ -24,6 +24,7 @@ use super::dedupe::Seen;
 use super::engine::{Accepted, Content, DeviceRecord, SeriesRecord, StoreError};
 use super::head::{HeadBytes, Rows};
 use super::layout::{Layout, Layouts};
+use super::purge::Purged;
 
 /// Streams of a device up to which the one of a name is looked for among all; beyond it there is a map.
 const FEW_STREAMS: usize = 16;
@@ -38,6 +39,8 @@ pub(super) struct Catalogue {
     pub(super) series: u64,
     /// Series, with a sample or without.
     pub(super) all_series: u64,
+    /// Devices that were forgotten, until a seal has written that down.
+    pub(super) purged: Vec<Purged>,
     /// Samples in the heads, those being sealed not counted.
     pub(super) head_samples: u64,
     /// Memory of the heads, those being sealed counted until they are in blocks and no reader holds them.
@@ -149,6 +152,23 @@ impl Catalogue {
             }
         }
         0
+    }
+
+    /// Forgets a device.
+    pub(super) fn purge(&mut self, id: &DeviceId) {
+        let Some(device) = self.devices.remove(id) else {
+            return;
+        };
+        self.series -= device.live;
+        self.all_series -= device.extent.0;
+        let mut streams = Vec::with_capacity(device.streams.len());
+        for stream in &device.streams {
+            self.head_samples -= stream.rows.samples();
+            streams.push(stream.number);
+        }
+        streams.sort_unstable();
+        let device = device.number;
+        self.purged.push(Purged { device, streams });
     }
 
     /// Devices by id behind `after`.

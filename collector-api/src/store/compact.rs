@@ -33,7 +33,7 @@ use super::engine::StoreError;
 use super::kv::{self, Table};
 use super::local::{Shared, Watermark, lock};
 use super::merge::Merge;
-use super::{names, retention};
+use super::{names, purge, retention};
 
 /// How often the thread looks for something to do, or sooner if late samples are to wait for less.
 const TICK: Duration = Duration::from_secs(60);
@@ -194,6 +194,7 @@ impl Compactor {
             done.fetch_add(bytes, Relaxed);
         }
         // Not in the loop's head: no list may be held there while one is replaced.
+        note(self.forget(now));
         let aged = retention::due(&self.shared.options, &self.days(), now);
         for day in aged {
             self.check_stop()?;
@@ -231,6 +232,58 @@ impl Compactor {
         if let Some(watermark) = watermark.as_deref().and_then(Watermark::decode) {
             lock(&self.shared.journal).trim_to(watermark.replay_from)?;
         }
+        Ok(())
+    }
+
+    /// Removes what is left of forgotten devices: blocks, samples in day files, names. Then their tombstones.
+    fn forget(&self, now: TimestampMs) -> Result<(), StoreError> {
+        let (tombstones, hours) = {
+            let state = self.shared.read();
+            let hours: Vec<u32> = state.hours.keys().copied().collect();
+            (state.tombstones.clone(), hours)
+        };
+        if tombstones.is_empty() {
+            return Ok(());
+        }
+        let streams: BTreeSet<u32> = tombstones
+            .iter()
+            .flat_map(|t| t.streams.iter().copied())
+            .collect();
+        for hour in hours {
+            for &stream in &streams {
+                let from = block::key(hour, stream, 0, 0, 0);
+                let to = block::key(hour, stream, u32::MAX, u32::MAX, u32::MAX);
+                self.delete_between(hour, from, to, u32::MAX)?;
+            }
+        }
+        let mut with_samples = Vec::new();
+        for (&day, of) in self.days().iter() {
+            if let Some(file) = &of.file
+                && file
+                    .streams()?
+                    .iter()
+                    .any(|stream| streams.contains(stream))
+            {
+                with_samples.push(day);
+            }
+        }
+        for day in with_samples {
+            self.check_stop()?;
+            self.day(day, now, None)?;
+        }
+        if names::exist(&self.shared.dir) {
+            names::write(&self.shared)?;
+        }
+        let kv = &*self.shared.kv;
+        let openings = kv.openings();
+        kv::barrier_since(kv, openings)?;
+        for tombstone in &tombstones {
+            purge::delete(kv, tombstone)?;
+        }
+        let mut state = self.shared.write();
+        state
+            .tombstones
+            .retain(|tombstone| !tombstones.contains(tombstone));
         Ok(())
     }
 
@@ -498,7 +551,18 @@ impl Compactor {
     }
 
     fn delete_blocks(&self, hour: u32, upto: u32) -> Result<(), StoreError> {
-        let (mut from, to) = days::hour_keys(hour);
+        let (from, to) = days::hour_keys(hour);
+        self.delete_between(hour, from, to, upto)
+    }
+
+    /// Deletes the blocks of an hour between two keys that were written up to a seal.
+    fn delete_between(
+        &self,
+        hour: u32,
+        mut from: [u8; block::KEY_BYTES],
+        to: [u8; block::KEY_BYTES],
+        upto: u32,
+    ) -> Result<(), StoreError> {
         loop {
             self.check_stop()?;
             let mut found: Vec<(Vec<u8>, u64)> = Vec::new();

@@ -11,6 +11,7 @@ use devmon_core::wire::DeviceId;
 use super::blob::{Id, Kind};
 use super::catalogue::Catalogue;
 use super::persist;
+use super::purge::Purged;
 
 /// Members of a group: their numbers divided by this are the same.
 const GROUP: u32 = 32;
@@ -24,8 +25,8 @@ pub(super) struct Groups {
 }
 
 impl Groups {
-    /// The groups of these devices and of their streams.
-    pub(super) fn of(catalogue: &Catalogue, touched: &[DeviceId]) -> Self {
+    /// The groups of these devices and of their streams, and those in which devices stood that were forgotten.
+    pub(super) fn of(catalogue: &Catalogue, touched: &[DeviceId], purged: &[Purged]) -> Self {
         let (mut devices, mut streams) = (BTreeSet::new(), BTreeSet::new());
         for id in touched {
             let Some(device) = catalogue.devices.get(id) else {
@@ -35,6 +36,15 @@ impl Groups {
             streams.extend(device.streams.iter().map(|stream| stream.number / GROUP));
         }
         let mut groups = Self::default();
+        for purged in purged {
+            // Written without it, though nobody else may be in them.
+            devices.insert(purged.device / GROUP);
+            groups.devices.entry(purged.device / GROUP).or_default();
+            for group in purged.streams.iter().map(|stream| stream / GROUP) {
+                streams.insert(group);
+                groups.streams.entry(group).or_default();
+            }
+        }
         for (id, device) in &catalogue.devices {
             let group = device.number / GROUP;
             if devices.contains(&group) {

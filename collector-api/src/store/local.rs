@@ -36,6 +36,7 @@ use super::engine::{
 use super::kv::Kv;
 use super::open::{self, HowFar};
 use super::persist::Hour;
+use super::purge::Purged;
 use super::retention::Keep;
 use super::rollup::Tier;
 use super::seal::Sealer;
@@ -127,6 +128,8 @@ pub(super) struct Shared {
     pub(super) dir: PathBuf,
     pub(super) options: Options,
     pub(super) journal: Mutex<Journal>,
+    /// Held while a seal is made, and while a device is forgotten: a seal knows of a device either everything or nothing. Taken before all others.
+    pub(super) sealing: Mutex<()>,
     state: RwLock<State>,
     pub(super) kv: Box<dyn Kv>,
     letters: Mutex<DeadLetters>,
@@ -147,6 +150,8 @@ pub(super) struct State {
     pub(super) catalogue: Catalogue,
     /// The last seal that was committed; blocks of a higher one do not count.
     pub(super) generation: u32,
+    /// Forgotten devices of which something is left on disk.
+    pub(super) tombstones: Vec<Purged>,
     /// Hours that have blocks.
     pub(super) hours: BTreeMap<u32, Hour>,
     /// Days that have a file. Replaced as a whole (`compact`): a reader keeps the list that it began with while it reads.
@@ -231,6 +236,7 @@ impl Engine {
             options,
             unsealed_bytes: AtomicU64::new(opened.replayed_bytes),
             journal: Mutex::new(journal),
+            sealing: Mutex::new(()),
             state: RwLock::new(opened.state),
             kv: opened.kv,
             letters: Mutex::new(letters),
@@ -456,6 +462,33 @@ impl Shared {
         verdicts
     }
 
+    /// Forgets a device: durable in the journal, then in memory; the rest is the next seal's and compaction's.
+    fn purge(&self, device: &str) -> Result<bool, StoreError> {
+        let sealing = lock(&self.sealing);
+        let mut journal = lock(&self.journal);
+        let known = self
+            .read()
+            .catalogue
+            .devices
+            .get_key_value(device)
+            .map(|(id, _)| id.clone());
+        let Some(id) = known else {
+            return Ok(false);
+        };
+        let now = TimestampMs::now();
+        let mut record = Vec::new();
+        record::encode_purge(&id, now, &mut record);
+        journal.append(&record)?;
+        journal.commit()?;
+        let mut state = self.write();
+        state.unsealed_since.get_or_insert(now);
+        state.catalogue.purge(&id);
+        drop((state, journal, sealing));
+        tracing::info!(device = id.as_str(), "a device was forgotten");
+        self.signal.request();
+        Ok(true)
+    }
+
     /// Notes whether writing works, for [`StoreStatus::problem`].
     fn note<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         let problem = result.as_ref().err().map(|error| match error {
@@ -476,6 +509,10 @@ impl Store for Engine {
         let took = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.shared.last_commit_us.store(took, Relaxed);
         self.shared.note(result)
+    }
+
+    fn purge(&self, device: &str) -> Result<bool, StoreError> {
+        self.shared.note(self.shared.purge(device))
     }
 
     fn bury(&self, letters: Vec<DeadLetter>) -> Result<(), StoreError> {

@@ -3,7 +3,7 @@
 //! One thing changes all the same: sled has no read-only mode. It may write its snapshot and cut a torn tail off its log, as each start does, and a snapshot
 //! that a kill left half made is removed, for sled does not open with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use devmon_core::journal::Checker;
@@ -18,6 +18,7 @@ use super::kv::{Each, Kv, SledKv, Table};
 use super::local::Watermark;
 use super::open;
 use super::persist::{Hour, Restore};
+use super::purge;
 
 /// Figures of a store at rest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -68,6 +69,8 @@ pub(super) struct Known {
     pub(super) hours: BTreeMap<u32, Hour>,
     /// Which file counts for each day.
     pub(super) days: BTreeMap<u32, Named>,
+    /// Streams of devices that were forgotten, of which something may be left.
+    pub(super) purged: BTreeSet<u32>,
     /// Records that were replaced, and those of a seal that was not finished.
     pub(super) leftovers: u64,
 }
@@ -106,12 +109,14 @@ pub(super) fn known(kv: &dyn Kv) -> Result<Known, StoreError> {
         })
         .transpose()?;
     let generation = watermark.map_or(0, |w| w.generation);
-    let mut restore = Restore::default();
+    let tombstones = purge::load(kv)?;
+    let mut restore = Restore::new(&tombstones);
     let leftovers = blob::load(kv, generation, &mut |id: Id, _, record| {
         restore
             .record(id, &record)
             .map_err(|e| damaged(format!("{id:?}"), &e))
     })?;
+    let (_, tombstones) = restore.remains(tombstones);
     let (catalogue, hours) = restore
         .finish()
         .map_err(|e| damaged("catalogue".into(), &e))?;
@@ -120,6 +125,7 @@ pub(super) fn known(kv: &dyn Kv) -> Result<Known, StoreError> {
         catalogue,
         hours,
         days: days::records(kv)?,
+        purged: tombstones.into_iter().flat_map(|t| t.streams).collect(),
         leftovers: leftovers.garbage.len() as u64,
     })
 }

@@ -38,6 +38,7 @@ mod merge;
 mod names;
 mod open;
 mod persist;
+mod purge;
 mod range;
 mod record;
 mod retention;

@@ -55,6 +55,11 @@ impl Write for Summed {
     }
 }
 
+/// True if it was written at some time.
+pub(super) fn exist(dir: &Path) -> bool {
+    path(dir).exists()
+}
+
 /// Writes the catalogue as it is now.
 pub(super) fn write(shared: &Shared) -> Result<(), StoreError> {
     let path = path(&shared.dir);

@@ -20,7 +20,8 @@ use super::kv::{self, Kv, SledKv, Table};
 use super::local::{State, Watermark, lock};
 use super::names;
 use super::persist::{self, Restore};
-use super::record;
+use super::purge;
+use super::record::{self, Entry};
 
 /// An open store, but for its threads.
 pub(super) struct Opened {
@@ -218,7 +219,8 @@ fn load(kv: &dyn Kv) -> Result<Loaded, StoreError> {
         }
     };
     let generation = watermark.map_or(0, |w| w.generation);
-    let mut restore = Restore::default();
+    let tombstones = purge::load(kv)?;
+    let mut restore = Restore::new(&tombstones);
     let mut records = HashMap::new();
     let leftovers = blob::load(kv, generation, &mut |id, generation, record| {
         restore
@@ -251,6 +253,12 @@ fn load(kv: &dyn Kv) -> Result<Loaded, StoreError> {
         }
         kv.barrier()?;
     }
+    let (remains, tombstones) = restore.remains(tombstones);
+    for id in remains {
+        if let Some(generation) = records.remove(&id) {
+            blob::delete(kv, id, generation)?;
+        }
+    }
     let (catalogue, hours) = restore
         .finish()
         .map_err(|e| damaged("catalogue".into(), &e))?;
@@ -258,6 +266,7 @@ fn load(kv: &dyn Kv) -> Result<Loaded, StoreError> {
         catalogue,
         generation,
         hours,
+        tombstones,
         ..State::default()
     };
     Ok(Loaded {
@@ -320,7 +329,15 @@ fn replay(
         bytes += entry.payload.len() as u64;
         how_far.done(entry.payload.len() as u64);
         match record::decode(&entry.payload) {
-            Ok(item) => {
+            Ok(Entry::Purge { device, received }) => {
+                state.unsealed_since.get_or_insert(received);
+                // What was seen later only is in the catalogue already, and another device.
+                let known = state.catalogue.devices.get(&device);
+                if known.is_some_and(|known| known.first_seen <= received) {
+                    state.catalogue.purge(&device);
+                }
+            }
+            Ok(Entry::Message(item)) => {
                 state.unsealed_since.get_or_insert(item.received);
                 // No check for repeats: what is in the journal was new when it came, and the catalogue may be ahead of it.
                 state.catalogue.apply(&item);

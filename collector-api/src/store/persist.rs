@@ -13,7 +13,7 @@
 //! | latest | until the end, each: number of the stream; number of series; each: 0, or 1 with first time, last time less first time, newest value tagged (`column`) |
 //! | intent | number of hours; the hours |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use devmon_core::wire::about::{About, Presence};
@@ -24,6 +24,7 @@ use super::catalogue::{Catalogue, Device, Known, Stream};
 use super::column::{get_value, put_value};
 use super::dedupe::Seen;
 use super::layout::Layouts;
+use super::purge::Purged;
 use super::varint::{Cursor, Malformed, put_bytes, put_i64, put_u64};
 
 const VERSION: u8 = 1;
@@ -137,9 +138,20 @@ pub(super) struct Restore {
     /// By number, with the device's.
     streams: BTreeMap<u32, (u32, Stream)>,
     layouts: Layouts,
+    /// Devices of tombstones: what is left of them is no damage.
+    purged: BTreeSet<u32>,
+    /// What is left of them.
+    remains: Vec<Id>,
 }
 
 impl Restore {
+    pub(super) fn new(tombstones: &[Purged]) -> Self {
+        Self {
+            purged: tombstones.iter().map(|purged| purged.device).collect(),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn record(&mut self, id: Id, record: &[u8]) -> Result<(), Malformed> {
         let mut from = begin(id.kind, record)?;
         match id.kind {
@@ -165,11 +177,19 @@ impl Restore {
                 }
             }
             Kind::About => {
+                if self.is_gone(id.number) {
+                    self.remains.push(id);
+                    return Ok(());
+                }
                 let about = serde_json::from_slice(from.0).map_err(|_| Malformed("no about"))?;
                 self.device(id.number)?.about = Some(Arc::new(about));
             }
             Kind::Stream => {
                 let device = from.u32()?;
+                if self.is_gone(device) {
+                    self.remains.push(id);
+                    return Ok(());
+                }
                 let mut stream = Stream::new(id.number, from.text()?);
                 let prefix = stream.prefix();
                 for _ in 0..from.count(record.len())? {
@@ -193,6 +213,19 @@ impl Restore {
             Kind::Intent => {}
         }
         Ok(())
+    }
+
+    /// True if the device was forgotten, and that was committed: else it stands among the devices, which come first.
+    fn is_gone(&self, device: u32) -> bool {
+        self.purged.contains(&device) && !self.devices.contains_key(&device)
+    }
+
+    /// Records that tombstones stand for, and the tombstones that count.
+    pub(super) fn remains(&mut self, tombstones: Vec<Purged>) -> (Vec<Id>, Vec<Purged>) {
+        let valid = tombstones
+            .into_iter()
+            .filter(|purged| self.is_gone(purged.device));
+        (self.remains.clone(), valid.collect())
     }
 
     fn device(&mut self, number: u32) -> Result<&mut Device, Malformed> {

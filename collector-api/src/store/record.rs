@@ -6,7 +6,7 @@
 //! | offset | size | record, version 1 |
 //! |---|---|---|
 //! | 0 | 1 | version, 1 |
-//! | 1 | 1 | kind: 1 metrics, 2 status, 3 about |
+//! | 1 | 1 | kind: 1 metrics, 2 status, 3 about, 4 the device is forgotten (no payload) |
 //! | 2 | 8 | arrival, unix ms, little-endian |
 //! | 10 | 1 | length d of the device id, 1 to 128 |
 //! | 11 | d | device id |
@@ -23,6 +23,18 @@ const VERSION: u8 = 1;
 const METRICS: u8 = 1;
 const STATUS: u8 = 2;
 const ABOUT: u8 = 3;
+const PURGE: u8 = 4;
+
+/// What a record says.
+#[derive(Debug)]
+pub(super) enum Entry {
+    Message(Accepted),
+    /// All that came from the device before is forgotten.
+    Purge {
+        device: DeviceId,
+        received: TimestampMs,
+    },
+}
 
 /// Why a record of the journal could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -42,19 +54,28 @@ pub(super) fn encode(item: &Accepted, out: &mut Vec<u8>) {
         Content::Status(_) => STATUS,
         Content::About(_) => ABOUT,
     };
-    let device = item.device.as_str().as_bytes();
+    put_head(kind, &item.device, item.received, out);
+    out.extend_from_slice(&item.payload);
+}
+
+/// Appends the record that forgets a device.
+pub(super) fn encode_purge(device: &DeviceId, now: TimestampMs, out: &mut Vec<u8>) {
+    put_head(PURGE, device, now, out);
+}
+
+fn put_head(kind: u8, device: &DeviceId, received: TimestampMs, out: &mut Vec<u8>) {
+    let device = device.as_str().as_bytes();
     out.extend_from_slice(&[VERSION, kind]);
-    out.extend_from_slice(&item.received.0.to_le_bytes());
+    out.extend_from_slice(&received.0.to_le_bytes());
     out.push(device.len() as u8); // a device id has at most 128 bytes
     out.extend_from_slice(device);
-    out.extend_from_slice(&item.payload);
 }
 
 /// Reads a record and decodes its payload.
 ///
 /// # Errors
 /// [`RecordError`]; the checksum has been checked before, so this is another release's record, or a bug.
-pub(super) fn decode(record: &[u8]) -> Result<Accepted, RecordError> {
+pub(super) fn decode(record: &[u8]) -> Result<Entry, RecordError> {
     let form = RecordError::Form;
     let (&[version, kind], rest) = record.split_first_chunk().ok_or(form("too short"))?;
     if version != VERSION {
@@ -90,13 +111,14 @@ pub(super) fn decode(record: &[u8]) -> Result<Accepted, RecordError> {
             let about: About = serde_json::from_slice(payload).map_err(|e| refused(&e))?;
             Content::About(Arc::new(about))
         }
+        PURGE => return Ok(Entry::Purge { device, received }),
         _ => return Err(form("unknown kind")),
     };
     // The payload is in the journal already: nobody needs it a second time.
-    Ok(Accepted {
+    Ok(Entry::Message(Accepted {
         device,
         received,
         payload: Bytes::new(),
         content,
-    })
+    }))
 }

@@ -27,6 +27,7 @@ use super::head::Rows;
 use super::kv::{self, Table};
 use super::local::{Shared, Watermark, lock};
 use super::persist::{self, Hour};
+use super::purge::{self, Purged};
 
 /// How often the thread looks at the age of the heads.
 const TICK: Duration = Duration::from_secs(1);
@@ -133,6 +134,8 @@ struct Written {
     records: Vec<Id>,
     /// Number of the stream, and how many of its series have their paths in the database.
     persisted: HashMap<u32, usize>,
+    /// Devices that it wrote the catalogue without.
+    purged: Vec<Purged>,
 }
 
 /// Which record, its bytes, and for one with a stream's paths how many it has.
@@ -217,6 +220,8 @@ impl Sealer {
     }
 
     fn seal(&mut self) -> Result<(), StoreError> {
+        let shared = self.shared.clone();
+        let _sealing = lock(&shared.sealing);
         // A cut that failed before goes first; then what has come since, if that was asked for.
         let begin = Instant::now();
         for _ in 0..2 {
@@ -275,7 +280,7 @@ impl Sealer {
                 }
             }
         }
-        if cut.devices.is_empty() {
+        if cut.devices.is_empty() && state.catalogue.purged.is_empty() {
             return None;
         }
         journal.roll();
@@ -332,7 +337,11 @@ impl Sealer {
                 written.persisted.extend(persisted);
             }
         }
-        let groups = Groups::of(&self.shared.read().catalogue, &cut.devices);
+        written.purged = self.shared.read().catalogue.purged.clone();
+        for purged in &written.purged {
+            purge::put(kv, purged)?;
+        }
+        let groups = Groups::of(&self.shared.read().catalogue, &cut.devices, &written.purged);
         for id in groups.ids() {
             let record = groups.record(&self.shared.read().catalogue, id);
             put(id.kind, id.number, &record)?;
@@ -414,6 +423,9 @@ impl Sealer {
         if let Err(error) = lock(&self.shared.journal).trim_to(all_but_the_last) {
             tracing::warn!(%error, "the journal can not be trimmed; it is tried again at the next seal");
         }
+        if let Err(error) = self.bury(written.purged) {
+            tracing::warn!(%error, "records of a forgotten device can not be removed; they are removed at the next start");
+        }
         let mut replaced = vec![(INTENT, cut.generation)];
         for id in written.records {
             replaced.extend(
@@ -428,6 +440,28 @@ impl Sealer {
                 return;
             }
         }
+    }
+}
+
+impl Sealer {
+    /// Removes the records of devices that the catalogue was written without; what else is left of them is compaction's.
+    fn bury(&mut self, purged: Vec<Purged>) -> Result<(), StoreError> {
+        for purged in purged {
+            let streams = purged.streams.iter().map(|stream| (Kind::Stream, *stream));
+            for (kind, number) in streams.chain([(Kind::About, purged.device)]) {
+                let id = Id { kind, number };
+                if let Some(generation) = self.records.remove(&id) {
+                    blob::delete(&*self.shared.kv, id, generation)?;
+                }
+            }
+            let mut state = self.shared.write();
+            state
+                .catalogue
+                .purged
+                .retain(|other| other.device != purged.device);
+            state.tombstones.push(purged);
+        }
+        Ok(())
     }
 }
 

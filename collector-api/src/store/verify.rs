@@ -181,6 +181,7 @@ type Streams = HashMap<u32, u32>;
 struct Archive {
     days: BTreeMap<u32, Named>,
     streams: Streams,
+    purged: BTreeSet<u32>,
 }
 
 /// Looks at the database and returns what it says of the archive, if that can be read.
@@ -222,6 +223,7 @@ fn verify_database(kv: &dyn Kv, journal: &Checker, finder: &mut Finder<'_>) -> O
     known.map(|known| Archive {
         days: known.days,
         streams: series,
+        purged: known.purged,
     })
 }
 
@@ -289,6 +291,7 @@ fn verify_blocks(
         }
         if let Some(known) = known {
             match known_series {
+                None if known.purged.contains(&parts.stream) => {}
                 None => finder.fault(
                     &place,
                     &format!("the catalogue has no stream {}", parts.stream),
@@ -387,7 +390,7 @@ fn verify_day_file(
     let unknown = file
         .streams()?
         .into_iter()
-        .filter(|s| !known.streams.contains_key(s))
+        .filter(|s| !known.streams.contains_key(s) && !known.purged.contains(s))
         .count();
     if unknown > 0 {
         finder.fault(
