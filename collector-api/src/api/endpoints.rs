@@ -12,7 +12,7 @@ use super::params::{Params, Segment, bad_cursor};
 use super::problem::{Kind, Problem};
 use super::reply::{self, Response};
 use crate::query::devices::{DeviceFilter, Status};
-use crate::query::{dead_letters, devices, metrics, range};
+use crate::query::{dead_letters, devices, fleet, metrics, range};
 
 /// A call as it came.
 #[derive(Debug, Clone)]
@@ -85,6 +85,14 @@ pub(super) fn device(api: &Api, call: &Call, device: &Segment) -> Result<Respons
     Ok(reply::json(&reply::DeviceInFull::from(&detail)))
 }
 
+pub(super) fn forget(api: &Api, call: &Call, device: &Segment) -> Result<Response, Problem> {
+    call.params(&[])?;
+    let device = device.device()?;
+    devices::forget(&*api.store, device.as_str())?;
+    tracing::info!(%device, "forgotten, with all that it sent");
+    Ok(reply::done())
+}
+
 pub(super) fn metrics(api: &Api, call: &Call, device: &Segment) -> Result<Response, Problem> {
     let params = call.params(&["prefix", "limit", "cursor"])?;
     let device = device.device()?;
@@ -137,6 +145,32 @@ pub(super) fn latest(api: &Api, call: &Call, device: &Segment) -> Result<Respons
         device: device.as_str(),
         items,
     }))
+}
+
+pub(super) fn fleet_latest(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
+    let params = call.params(&["path", "limit", "cursor"])?;
+    let patterns = params.patterns()?;
+    let cursor = params.cursor()?;
+    let after = match &cursor {
+        None => None,
+        Some(Cursor::Fleet { device, path }) => Some((device.as_str(), path.as_str())),
+        Some(_) => return Err(bad_cursor()),
+    };
+    let page = fleet::latest(
+        &*api.store,
+        &api.descriptors,
+        &patterns,
+        after,
+        params.list_limit()?,
+        TimestampMs::now(),
+    );
+    let next = page.items.last().filter(|_| page.more);
+    let next = next.map(|item| Cursor::Fleet {
+        device: item.device.to_string(),
+        path: item.series.path.to_string(),
+    });
+    let items: Vec<_> = page.items.iter().map(reply::FleetItem::from).collect();
+    Ok(call.page(&params, items, next))
 }
 
 pub(super) fn series(api: &Api, call: &Call, device: &Segment) -> Result<Response, Problem> {

@@ -15,6 +15,8 @@ pub enum Cursor {
     Device(String),
     /// Metrics after this path.
     Metric(String),
+    /// Newest values of the fleet after this path of this device.
+    Fleet { device: String, path: String },
     /// Dead letters below this id.
     DeadLetter(u64),
     /// Rows of a series from `next` on. Holds what a relative time or a wanted number of points meant on the first page.
@@ -33,6 +35,7 @@ impl Cursor {
         let plain = match self {
             Self::Device(id) => format!("d{id}"),
             Self::Metric(path) => format!("m{path}"),
+            Self::Fleet { device, path } => format!("f{device}{path}"), // a path begins with /, an id has none
             Self::DeadLetter(id) => format!("l{id}"),
             Self::Series {
                 next,
@@ -52,6 +55,13 @@ impl Cursor {
         match kind {
             "d" => Some(Self::Device(rest.to_owned())),
             "m" => Some(Self::Metric(rest.to_owned())),
+            "f" => {
+                let (device, path) = rest.split_at_checked(rest.find('/')?)?;
+                Some(Self::Fleet {
+                    device: device.to_owned(),
+                    path: path.to_owned(),
+                })
+            }
             "l" => rest.parse().ok().map(Self::DeadLetter),
             "s" => {
                 let numbers: Vec<i64> = rest
@@ -117,6 +127,7 @@ mod tests {
             "s0,0,9223372036854775807,1",
             "s0,-9223372036854775808,1,1",
             "l-1",
+            "fno-path",
         ] {
             assert_eq!(forged(bad), None, "{bad}");
         }
@@ -128,6 +139,10 @@ mod tests {
         for cursor in [
             Cursor::Device("a:b.c".into()),
             Cursor::Metric("/größe/~1home".into()),
+            Cursor::Fleet {
+                device: "a:b.c".into(),
+                path: "/disk/~1home".into(),
+            },
             Cursor::DeadLetter(u64::MAX),
             Cursor::Series {
                 next: TimestampMs(5),
@@ -158,6 +173,7 @@ mod tests {
             "",
             "x1",
             "l-1",
+            "fno-path",
             "lx",
             "s1,2,3",
             "s1,2,3,4",

@@ -12,6 +12,7 @@ use super::problem::Problem;
 use super::time;
 use crate::query::aggregate::Aggregate;
 use crate::query::devices::Status;
+use crate::query::fleet::Pattern;
 use crate::query::range::{Resolution, SeriesQuery};
 
 /// Page length of lists: default and maximum.
@@ -134,29 +135,7 @@ impl Params {
     /// # Errors
     /// For the first parameter that is malformed, missing, or does not go with another.
     pub fn series(&self, device: &DeviceId, now: TimestampMs) -> Result<SeriesQuery, Problem> {
-        let mut paths = Vec::new();
-        for (_, text) in self.pairs().filter(|(name, _)| *name == "path") {
-            let path = metric_path("path", text)?;
-            if paths.contains(&path) {
-                return Err(Problem::parameter("path", format!("{path} stands twice")));
-            }
-            paths.push(path);
-        }
-        match paths.len() {
-            0 => {
-                return Err(Problem::parameter(
-                    "path",
-                    "is missing; name 1 to 50 metrics, each as path=…",
-                ));
-            }
-            1..=MAX_PATHS => {}
-            n => {
-                return Err(Problem::parameter(
-                    "path",
-                    format!("{n} paths; the most is {MAX_PATHS}"),
-                ));
-            }
-        }
+        let paths = self.paths()?;
         let at = |name: &str| {
             let parse = |text| time::parse(text, now).map_err(|e| Problem::parameter(name, e));
             self.get(name).map(parse).transpose()
@@ -203,6 +182,36 @@ impl Params {
             Some(_) => return Err(bad_cursor()),
         }
         Ok(query)
+    }
+
+    /// Patterns of paths, as many as a series call may name.
+    ///
+    /// # Errors
+    /// None, too many, one that is no path or stands twice.
+    pub fn patterns(&self) -> Result<Vec<Pattern>, Problem> {
+        self.paths()
+    }
+
+    fn paths<T: FromStr<Err: ToString> + PartialEq>(&self) -> Result<Vec<T>, Problem> {
+        let mut paths = Vec::new();
+        for (_, text) in self.pairs().filter(|(name, _)| *name == "path") {
+            let path = T::from_str(text).map_err(|e| Problem::parameter("path", e))?;
+            if paths.contains(&path) {
+                return Err(Problem::parameter("path", format!("{text} stands twice")));
+            }
+            paths.push(path);
+        }
+        match paths.len() {
+            0 => Err(Problem::parameter(
+                "path",
+                "is missing; name 1 to 50 metrics, each as path=…",
+            )),
+            1..=MAX_PATHS => Ok(paths),
+            n => Err(Problem::parameter(
+                "path",
+                format!("{n} paths; the most is {MAX_PATHS}"),
+            )),
+        }
     }
 
     fn resolution(&self) -> Result<(Resolution, Vec<Aggregate>), Problem> {

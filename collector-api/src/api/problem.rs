@@ -8,8 +8,6 @@ use super::reply::{Response, respond};
 use crate::query::QueryError;
 use crate::store::engine::StoreError;
 
-/// Methods of every route; all of them only read.
-pub const ALLOWED_METHODS: &str = "GET, HEAD";
 /// When to ask again, in seconds: a store opens within seconds, mostly.
 const RETRY_AFTER_S: &str = "2";
 
@@ -18,8 +16,10 @@ const RETRY_AFTER_S: &str = "2";
 pub enum Kind {
     InvalidParameter,
     Unauthorized,
+    Forbidden,
     NotFound,
-    MethodNotAllowed,
+    /// With the methods that are.
+    MethodNotAllowed(&'static str),
     Misdirected,
     TooManyPoints,
     NotReady,
@@ -35,8 +35,9 @@ impl Kind {
                 StatusCode::BAD_REQUEST,
             ),
             Self::Unauthorized => ("unauthorized", "Unauthorized", StatusCode::UNAUTHORIZED),
+            Self::Forbidden => ("forbidden", "Forbidden", StatusCode::FORBIDDEN),
             Self::NotFound => ("not-found", "Not found", StatusCode::NOT_FOUND),
-            Self::MethodNotAllowed => (
+            Self::MethodNotAllowed(_) => (
                 "method-not-allowed",
                 "Method not allowed",
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -110,10 +111,10 @@ impl Problem {
         let mut response = respond(status, "application/problem+json", &document);
         debug_assert!(response.headers().contains_key(CONTENT_TYPE));
         match self.kind {
-            Kind::MethodNotAllowed => {
+            Kind::MethodNotAllowed(possible) => {
                 response
                     .headers_mut()
-                    .insert(ALLOW, HeaderValue::from_static(ALLOWED_METHODS));
+                    .insert(ALLOW, HeaderValue::from_static(possible));
             }
             Kind::Unauthorized => {
                 let realm = HeaderValue::from_static("Bearer realm=\"devmon\"");

@@ -20,6 +20,7 @@ use crate::query::aggregate::Aggregate;
 use crate::query::column::Column;
 use crate::query::descriptors::Described;
 use crate::query::devices::{DeviceDetail, DeviceView};
+use crate::query::fleet::FleetLatest;
 use crate::query::range::{SeriesAnswer, SeriesQuery};
 use crate::store::Cells;
 use crate::store::engine::{DeadLetter, SeriesRecord, StoreStatus};
@@ -68,6 +69,15 @@ pub(super) fn bytes(
 /// A good answer.
 pub(super) fn json(document: &impl Serialize) -> Response {
     respond(StatusCode::OK, "application/json", document)
+}
+
+/// A good answer with nothing to say.
+pub(super) fn done() -> Response {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let no_store = HeaderValue::from_static("no-store");
+    response.headers_mut().insert(CACHE_CONTROL, no_store);
+    response
 }
 
 /// Adds the link to the next page.
@@ -237,6 +247,25 @@ impl<'a> Latest<'a> {
     }
 }
 
+/// A newest value of one device of the fleet.
+#[derive(Serialize)]
+pub struct FleetItem<'a> {
+    device: &'a str,
+    status: &'static str,
+    #[serde(flatten)]
+    latest: Latest<'a>,
+}
+
+impl<'a> From<&'a FleetLatest> for FleetItem<'a> {
+    fn from(item: &'a FleetLatest) -> Self {
+        Self {
+            device: item.device.as_str(),
+            status: item.status.as_str(),
+            latest: Latest::new(&item.series, &item.described),
+        }
+    }
+}
+
 /// The newest values as a tree.
 #[derive(Serialize)]
 pub struct LatestTree<'a> {
@@ -391,14 +420,21 @@ pub(super) struct StoreFigures<'a> {
     journal_bytes: u64,
     blocks: u64,
     database_bytes: u64,
-    head_samples: u64,
-    dead_letters_bytes: u64,
     archive_files: u64,
     archive_bytes: u64,
-    /// Begin of the oldest day of which samples are kept in a file, and of those of which nothing finer than a minute, or an hour, is.
-    oldest_day: Option<TimestampMs>,
-    oldest_day_1m: Option<TimestampMs>,
-    oldest_day_1h: Option<TimestampMs>,
+    archive_from: ArchiveFrom,
+    head_samples: u64,
+    dead_letters_bytes: u64,
+}
+
+/// Begin of the oldest day in the archive by its finest tier.
+#[derive(Serialize)]
+struct ArchiveFrom {
+    raw: Option<TimestampMs>,
+    #[serde(rename = "1m")]
+    minute: Option<TimestampMs>,
+    #[serde(rename = "1h")]
+    hour: Option<TimestampMs>,
 }
 
 impl<'a> From<&'a StoreStatus> for StoreFigures<'a> {
@@ -420,13 +456,15 @@ impl<'a> From<&'a StoreStatus> for StoreFigures<'a> {
             journal_bytes: status.journal_bytes,
             blocks: status.blocks,
             database_bytes: status.database_bytes,
-            head_samples: status.head_samples,
-            dead_letters_bytes: status.dead_letters_bytes,
             archive_files: status.archive_files,
             archive_bytes: status.archive_bytes,
-            oldest_day: status.oldest_day,
-            oldest_day_1m: status.oldest_day_1m,
-            oldest_day_1h: status.oldest_day_1h,
+            archive_from: ArchiveFrom {
+                raw: status.oldest_day,
+                minute: status.oldest_day_1m,
+                hour: status.oldest_day_1h,
+            },
+            head_samples: status.head_samples,
+            dead_letters_bytes: status.dead_letters_bytes,
         }
     }
 }

@@ -14,11 +14,12 @@ use warp::{Filter, Rejection, path};
 
 use super::endpoints::{self, Call, Endpoint, Handler};
 use super::params::Segment;
-use super::problem::{ALLOWED_METHODS, Kind, Problem};
+use super::problem::{Kind, Problem};
 use super::reply::Response;
 use super::{Front, assets};
 
-/// Calls that work at a time; more wait. Each may hold some 40 MB of samples and a thread.
+/// Calls that work at a time; more wait. Each may hold a thread and some 60 MB: a window of a million samples, and an answer
+/// of a million points as columns and as JSON.
 const CALLS_AT_ONCE: usize = 16;
 /// Probes that look at the store at a time: they wait for its locks, and one of them is held while the disk is written to.
 const PROBES_AT_ONCE: usize = 4;
@@ -47,10 +48,10 @@ pub fn routes(front: Arc<Front>) -> BoxedFilter<(warp::http::Response<Bytes>,)> 
             path!("api" / "v1" / "devices").map(none),
             Handler::Store(endpoints::devices),
         ),
-        r.get(
-            Token,
+        r.get_or_delete(
             path!("api" / "v1" / "devices" / Segment),
             Handler::Store(endpoints::device),
+            endpoints::forget,
         ),
         r.get(
             Token,
@@ -66,6 +67,11 @@ pub fn routes(front: Arc<Front>) -> BoxedFilter<(warp::http::Response<Bytes>,)> 
             Token,
             path!("api" / "v1" / "devices" / Segment / "series"),
             Handler::Store(endpoints::series),
+        ),
+        r.get(
+            Token,
+            path!("api" / "v1" / "latest").map(none),
+            Handler::Store(endpoints::fleet_latest),
         ),
         r.get(
             Token,
@@ -123,10 +129,82 @@ struct Desk {
     probes: Arc<Semaphore>,
 }
 
+/// What is done with a call of one path.
+#[derive(Clone, Copy)]
+struct Route {
+    access: Access,
+    get: Handler,
+    delete: Option<Endpoint>,
+}
+
+impl Route {
+    /// The function for a call.
+    fn handler(&self, call: &Call, token: Option<&str>) -> Result<Handler, Problem> {
+        let reads = call.method == Method::GET || call.method == Method::HEAD;
+        // A route that is not there has no methods either.
+        if reads || matches!(self.get, Handler::Nothing) {
+            return Ok(self.get);
+        }
+        match self.delete {
+            Some(delete) if call.method == Method::DELETE => {
+                // Whoever may sit at this machine may look; to take away, one must have been trusted.
+                if token.is_none() {
+                    return Err(Problem::new(
+                        Kind::Forbidden,
+                        "a device is forgotten only for the holder of a token: set api_token_file, and send the token",
+                    ));
+                }
+                Ok(Handler::Store(delete))
+            }
+            delete => {
+                let possible = if delete.is_some() {
+                    "GET, HEAD, DELETE"
+                } else {
+                    "GET, HEAD"
+                };
+                let detail = format!("{} is not possible here; {possible} are", call.method);
+                Err(Problem::new(Kind::MethodNotAllowed(possible), detail))
+            }
+        }
+    }
+}
+
 struct Router(Arc<Desk>);
 
 impl Router {
-    fn get<P>(&self, access: Access, path: P, handler: Handler) -> BoxedFilter<(Response,)>
+    fn get<P>(&self, access: Access, path: P, get: Handler) -> BoxedFilter<(Response,)>
+    where
+        P: Filter<Extract = (Segment,)> + Clone + Send + Sync + 'static,
+        P::Error: Into<Rejection>,
+    {
+        self.route(
+            path,
+            Route {
+                access,
+                get,
+                delete: None,
+            },
+        )
+    }
+
+    /// What changes something needs the token, and that there is one.
+    fn get_or_delete<P>(&self, path: P, get: Handler, delete: Endpoint) -> BoxedFilter<(Response,)>
+    where
+        P: Filter<Extract = (Segment,)> + Clone + Send + Sync + 'static,
+        P::Error: Into<Rejection>,
+    {
+        let access = Token;
+        self.route(
+            path,
+            Route {
+                access,
+                get,
+                delete: Some(delete),
+            },
+        )
+    }
+
+    fn route<P>(&self, path: P, route: Route) -> BoxedFilter<(Response,)>
     where
         P: Filter<Extract = (Segment,)> + Clone + Send + Sync + 'static,
         P::Error: Into<Rejection>,
@@ -134,7 +212,7 @@ impl Router {
         let desk = self.0.clone();
         path.boxed()
             .and(call())
-            .then(move |segment, call| answer(desk.clone(), access, handler, segment, call))
+            .then(move |segment, call| answer(desk.clone(), route, segment, call))
             .boxed()
     }
 }
@@ -157,16 +235,10 @@ fn call() -> impl Filter<Extract = (Call,), Error = Infallible> + Clone {
         )
 }
 
-async fn answer(
-    desk: Arc<Desk>,
-    access: Access,
-    handler: Handler,
-    segment: Segment,
-    call: Call,
-) -> Response {
+async fn answer(desk: Arc<Desk>, route: Route, segment: Segment, call: Call) -> Response {
     let path = call.path.clone();
     // For HEAD, hyper sends the headers of this answer, its length included, and leaves the body out.
-    match work(&desk, access, handler, segment, call).await {
+    match work(&desk, route, segment, call).await {
         Ok(response) => response,
         Err(problem) => problem.response(&path),
     }
@@ -174,29 +246,16 @@ async fn answer(
 
 async fn work(
     desk: &Desk,
-    access: Access,
-    handler: Handler,
+    route: Route,
     segment: Segment,
     call: Call,
 ) -> Result<Response, Problem> {
-    match (access, &desk.front.token) {
+    match (route.access, &desk.front.token) {
         (Everybody, _) => {}
         (Token, Some(token)) => authorize(&call.headers, token)?,
         (Token, None) => check_host(&call.headers)?,
     }
-    // A route that is not there has no methods either.
-    if let Handler::Nothing = handler {
-        let detail = format!("there is nothing at {}", call.path);
-        return Err(Problem::new(Kind::NotFound, detail));
-    }
-    if call.method != Method::GET && call.method != Method::HEAD {
-        let detail = format!(
-            "{} is not possible here; {ALLOWED_METHODS} are",
-            call.method
-        );
-        return Err(Problem::new(Kind::MethodNotAllowed, detail));
-    }
-    match handler {
+    match route.handler(&call, desk.front.token.as_deref())? {
         Handler::Store(endpoint) => ask(&desk.front, &desk.calls, endpoint, segment, call).await,
         Handler::Probe(endpoint) => {
             let asked = ask(&desk.front, &desk.probes, endpoint, segment, call);
@@ -207,7 +266,10 @@ async fn work(
             })
         }
         Handler::Page(page) => page(&call, &segment),
-        Handler::Nothing => unreachable!("answered above"),
+        Handler::Nothing => {
+            let detail = format!("there is nothing at {}", call.path);
+            Err(Problem::new(Kind::NotFound, detail))
+        }
     }
 }
 

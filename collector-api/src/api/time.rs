@@ -2,6 +2,8 @@
 
 use devmon_core::config::DurationText;
 use devmon_core::wire::TimestampMs;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// End of the year 9999, the last that RFC 3339 can name.
 const LATEST_MS: i64 = 253_402_300_799_999;
@@ -60,101 +62,29 @@ fn milliseconds(digits: &str) -> Option<i64> {
     padded.parse().ok()
 }
 
-/// RFC 3339 section 5.6. A space where the `+` of an offset belongs is taken as one: that is what an unescaped `+` in a query string becomes.
+/// RFC 3339 section 5.6. A space where the `+` of an offset belongs is taken as one: that is what an unescaped `+` in a query string becomes. A leap second is
+/// the first of the next minute: unix time has no other place for it.
 fn rfc3339(text: &str) -> Option<i64> {
-    let field = |at: usize, len: usize| -> Option<i64> {
-        let digits = text.get(at..at + len)?;
-        digits
-            .bytes()
-            .all(|b| b.is_ascii_digit())
-            .then(|| digits.parse().ok())?
-    };
-    let mark = |at: usize, marks: &str| text.get(at..=at).filter(|m| marks.contains(*m));
-    let (year, month, day) = (field(0, 4)?, field(5, 2)?, field(8, 2)?);
-    let (hour, minute, second) = (field(11, 2)?, field(14, 2)?, field(17, 2)?);
-    mark(4, "-")?;
-    mark(7, "-")?;
-    mark(10, "Tt ")?;
-    mark(13, ":")?;
-    mark(16, ":")?;
-    // A leap second is the first of the next minute: unix time has no other place for it.
-    if !(1..=12).contains(&month)
-        || !(1..=days_in(year, month)).contains(&day)
-        || hour > 23
-        || minute > 59
-        || second > 60
-    {
+    let (date, time) = (text.get(..10)?, text.get(11..)?);
+    if !text.get(10..11).is_some_and(|mark| "Tt ".contains(mark)) {
         return None;
     }
-    let mut rest = text.get(19..)?;
-    let mut ms = 0;
-    if let Some(tail) = rest.strip_prefix('.') {
-        let end = tail.find(|c: char| !c.is_ascii_digit())?;
-        ms = milliseconds(tail.get(..end)?)?;
-        rest = tail.get(end..)?;
-    }
-    let offset_minutes = match rest {
-        "Z" | "z" => 0,
-        _ => {
-            let sign = match rest.get(..1)? {
-                "+" | " " => 1,
-                "-" => -1,
-                _ => return None,
-            };
-            let (hours, minutes) = rest.get(1..)?.split_once(':')?;
-            if hours.len() != 2 || minutes.len() != 2 {
-                return None;
-            }
-            let (hours, minutes): (u8, u8) = (hours.parse().ok()?, minutes.parse().ok()?);
-            if hours > 23 || minutes > 59 {
-                return None;
-            }
-            sign * (i64::from(hours) * 60 + i64::from(minutes))
-        }
+    let time = time.to_ascii_uppercase().replace(' ', "+");
+    let (time, leap_ms) = match time.get(6..8)? {
+        "60" => (format!("{}59{}", &time[..6], &time[8..]), 1000),
+        _ => (time, 0),
     };
-    let seconds = days_since_epoch(year, month, day) * 86_400
-        + hour * 3_600
-        + (minute - offset_minutes) * 60
-        + second;
-    Some(seconds * 1000 + ms)
+    let parsed = OffsetDateTime::parse(&format!("{date}T{time}"), &Rfc3339).ok()?;
+    let ms = parsed.unix_timestamp_nanos().div_euclid(1_000_000);
+    Some(i64::try_from(ms).ok()? + leap_ms)
 }
 
-/// A time in unix ms as RFC 3339 in UTC, to the second.
+/// A time in unix ms as RFC 3339 in UTC, to the second; outside the years that it can name, the plain number.
 pub fn format(ms: i64) -> String {
-    let seconds = ms.div_euclid(1000);
-    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    // Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
-    let days = days + 719_468;
-    let era = days.div_euclid(146_097);
-    let day_of_era = days.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = (month_from_march + 2) % 12 + 1;
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
-fn days_in(year: i64, month: i64) -> i64 {
-    match month {
-        4 | 6 | 9 | 11 => 30,
-        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
-        2 => 28,
-        _ => 31,
-    }
-}
-
-/// Days from 1970-01-01 in the Gregorian calendar; Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `days_from_civil`.
-fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    era * 146_097 + day_of_era - 719_468
+    OffsetDateTime::from_unix_timestamp(ms.div_euclid(1000))
+        .ok()
+        .and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_else(|| ms.to_string())
 }
 
 #[cfg(test)]

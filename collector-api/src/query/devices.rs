@@ -161,6 +161,18 @@ pub(super) fn about(store: &dyn Store, id: &str) -> Result<Option<Arc<About>>, Q
     Ok(record(store, id)?.about)
 }
 
+/// Forgets a device and all that it sent.
+///
+/// # Errors
+/// [`QueryError::NoDevice`], [`QueryError::Store`].
+pub fn forget(store: &dyn Store, id: &str) -> Result<(), QueryError> {
+    if store.purge(id)? {
+        Ok(())
+    } else {
+        Err(QueryError::NoDevice(id.to_owned()))
+    }
+}
+
 /// How many devices are in each state, in the order of [`Status::ALL`].
 #[must_use]
 pub fn count(store: &dyn Store, now: TimestampMs) -> [u64; 3] {

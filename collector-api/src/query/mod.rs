@@ -11,6 +11,7 @@ pub mod column;
 pub mod dead_letters;
 pub mod descriptors;
 pub mod devices;
+pub mod fleet;
 pub mod metrics;
 mod plan;
 pub mod range;

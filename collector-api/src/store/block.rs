@@ -31,6 +31,8 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
+use zstd::bulk::Decompressor;
+
 use super::column::{Cells, get_bits, get_series, put_bits, put_series};
 use super::engine::StoreError;
 use super::head::HOUR_MS;
@@ -337,8 +339,7 @@ fn read(key: &[u8], value: &[u8], wanted: &dyn Fn(u32) -> bool) -> Result<Block,
     let mut body = match packing {
         PLAIN => cursor,
         ZSTD => {
-            unpacked = zstd::bulk::decompress(cursor.0, body_bytes)
-                .map_err(|_| Malformed("zstd does not unpack it"))?;
+            unpacked = unpack(cursor.0, body_bytes)?;
             Cursor(&unpacked)
         }
         _ => return Err(Malformed("unknown packing")),
@@ -367,6 +368,22 @@ fn read(key: &[u8], value: &[u8], wanted: &dyn Fn(u32) -> bool) -> Result<Block,
         }
     }
     Ok(Block { ts, columns })
+}
+
+/// Unpacks a body of at most `most` bytes.
+fn unpack(packed: &[u8], most: usize) -> Result<Vec<u8>, Malformed> {
+    thread_local! {
+        // Its tables take longer to set up than a block to unpack.
+        static UNPACKER: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+    }
+    let unpacked = UNPACKER.with_borrow_mut(|slot| {
+        let unpacker = match slot {
+            Some(unpacker) => unpacker,
+            None => slot.insert(Decompressor::new()?),
+        };
+        unpacker.decompress(packed, most)
+    });
+    unpacked.map_err(|_: std::io::Error| Malformed("zstd does not unpack it"))
 }
 
 fn presence(from: &mut Cursor<'_>, rows: usize) -> Result<Vec<u32>, Malformed> {

@@ -31,7 +31,7 @@ use super::block;
 use super::days::{self, DAY_HOURS, Day, Days, Named};
 use super::engine::StoreError;
 use super::kv::{self, Table};
-use super::local::{Shared, lock};
+use super::local::{Shared, Watermark, lock};
 use super::merge::Merge;
 use super::{names, retention};
 
@@ -101,6 +101,8 @@ pub(super) struct Compactor {
     shared: Arc<Shared>,
     /// Streams that this seal and earlier ones wrote are in `names`.
     names_upto: Cell<u32>,
+    /// Blocks were deleted since the database was last asked to give disk back.
+    deleted: Cell<bool>,
 }
 
 /// A stream that is in the catalogue: its device and its place there.
@@ -111,6 +113,7 @@ impl Compactor {
         Self {
             shared,
             names_upto: Cell::new(0),
+            deleted: Cell::new(true),
         }
     }
 
@@ -210,7 +213,25 @@ impl Compactor {
                 break;
             }
         }
+        if result.is_ok() && self.shared.read().hours.is_empty() {
+            self.trim_journal()?;
+        }
+        if result.is_ok() && self.deleted.replace(false) && self.shared.kv.shrink()? {
+            tracing::debug!(
+                bytes = self.shared.kv.size_bytes(),
+                "the database was written anew, smaller"
+            );
+        }
         result
+    }
+
+    /// All that was sealed is in files now: what a seal leaves of the journal, for a database that might be lost, has done its duty.
+    fn trim_journal(&self) -> Result<(), StoreError> {
+        let watermark = self.shared.kv.get(Table::Meta, Watermark::KEY)?;
+        if let Some(watermark) = watermark.as_deref().and_then(Watermark::decode) {
+            lock(&self.shared.journal).trim_to(watermark.replay_from)?;
+        }
+        Ok(())
     }
 
     fn days(&self) -> Arc<Days> {
@@ -483,6 +504,7 @@ impl Compactor {
                         ControlFlow::Break(())
                     }
                 })?;
+            self.deleted.set(self.deleted.get() || !found.is_empty());
             for (key, bytes) in &found {
                 self.shared.kv.delete(Table::Blocks, key)?;
                 let mut state = self.shared.write();

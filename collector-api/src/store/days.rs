@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use devmon_core::wire::TimestampMs;
+use time::Date;
 
 use super::archive::DayFile;
 use super::block;
@@ -131,27 +132,19 @@ pub(super) fn folder(dir: &Path) -> PathBuf {
 
 /// The path of a day file: `archive/2026-11-23.1.dma`.
 pub(super) fn path(dir: &Path, day: u32, revision: u32) -> PathBuf {
-    let (year, month, date) = civil(day);
-    folder(dir).join(format!(
-        "{year:04}-{month:02}-{date:02}.{revision}.{EXTENSION}"
-    ))
-}
-
-/// Year, month and day of the month; the proleptic Gregorian calendar, by years that begin in March.
-fn civil(day: u32) -> (u32, u32, u32) {
-    let since_year_0 = u64::from(day) + 719_468;
-    let (era, of_era) = (since_year_0 / 146_097, since_year_0 % 146_097);
-    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let month = (5 * of_year + 2) / 153;
-    let date = of_year - (153 * month + 2) / 5 + 1;
-    let (month, carry) = if month < 10 {
-        (month + 3, 0)
-    } else {
-        (month - 9, 1)
-    };
-    let year = year + era * 400 + carry;
-    (year as u32, month as u32, date as u32) // a u32 of days ends in the year 11 761 191
+    let date = i32::try_from(day)
+        .ok()
+        .and_then(|day| {
+            Date::from_julian_day(
+                time::UtcDateTime::UNIX_EPOCH
+                    .date()
+                    .to_julian_day()
+                    .checked_add(day)?,
+            )
+            .ok()
+        })
+        .map_or_else(|| day.to_string(), |date| date.to_string()); // a plain number after the year 9999
+    folder(dir).join(format!("{date}.{revision}.{EXTENSION}"))
 }
 
 /// The revision in a file's name, and the rest of it; `None` if it is no day file's.

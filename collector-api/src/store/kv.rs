@@ -11,6 +11,7 @@
 //! - Values above [`MAX_VALUE_BYTES`] end in files that are not fsynced and leak: refused.
 //! - One failed write (disk full) fails all later ones until it is opened again, and what was not flushed is gone then: it is opened again, and the next
 //!   barrier fails, so that whoever wrote begins anew.
+//! - Its file never gets smaller, only room in it is used again: [`Kv::shrink`] writes the database anew when little of it is left.
 //! - Batches and transactions take a lock that all processes' databases share: single puts.
 
 use std::ops::ControlFlow;
@@ -26,6 +27,12 @@ use super::engine::StoreError;
 pub(super) const MAX_VALUE_BYTES: usize = 6 * 1024;
 /// sled's page cache; it counts bytes on disk and takes a multiple of it in memory.
 const CACHE_BYTES: u64 = 16 << 20; // intake of 10.8 M samples: 64 MiB took 14 MB more memory and no less time
+/// A smaller file is not written anew …
+const SHRINK_FROM_BYTES: u64 = 2 << 20;
+/// … nor one of which entries take more than this part, …
+const SHRINK_SHARE: u64 = 6;
+/// … nor entries of more bytes than this: whoever reads or seals waits for it.
+const SHRINK_UPTO_BYTES: u64 = 48 << 20;
 /// How long opening again waits for the threads of the closed database to let go of the file.
 const REOPEN_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -68,6 +75,8 @@ pub(super) trait Kv: Send + Sync {
     fn size_bytes(&self) -> u64;
     /// Grows each time when the database is opened again after a failure: what was changed since the last barrier may be gone then, whoever changed it.
     fn openings(&self) -> u64;
+    /// Gives disk back if entries are few beside what they take; true if it did. All that was put is durable then. Others wait meanwhile, at most about a second.
+    fn shrink(&self) -> Result<bool, StoreError>;
 }
 
 /// A barrier for what was changed since [`Kv::openings`] was as given: an error if something of that may be gone.
@@ -114,6 +123,7 @@ impl SledKv {
     /// [`StoreError::Database`] when not even an empty one can be made.
     pub(super) fn open(dir: &Path) -> Result<Opened, StoreError> {
         std::fs::create_dir_all(dir).map_err(|e| database(dir, &e))?;
+        remove_anew(dir)?;
         remove_half_made_snapshots(dir)?;
         let mut quarantined = None;
         let environment = |failure: Failure| database(dir, failure.detail);
@@ -306,12 +316,119 @@ impl Kv for SledKv {
         self.openings.load(Relaxed)
     }
 
+    fn shrink(&self) -> Result<bool, StoreError> {
+        let size = self.size_bytes();
+        let most = (size / SHRINK_SHARE).min(SHRINK_UPTO_BYTES);
+        if size < SHRINK_FROM_BYTES || self.read(|open| live_bytes(open, most))? > most {
+            return Ok(false);
+        }
+        let mut guard = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(old) = &*guard else {
+            return Ok(false);
+        };
+        if let Err(failure) = write_anew(old, &self.dir) {
+            remove_anew(&self.dir)?;
+            return Err(self.failed(failure));
+        }
+        drop(guard.take());
+        wait_until_closed(&self.dir);
+        let anew = anew(&self.dir);
+        let exchanged = rustix::fs::renameat_with(
+            rustix::fs::CWD,
+            &anew,
+            rustix::fs::CWD,
+            &self.dir,
+            rustix::fs::RenameFlags::EXCHANGE,
+        );
+        let parent = self.dir.parent().unwrap_or(Path::new("."));
+        let synced = sync_dir(parent);
+        *guard = Some(open_patiently(&self.dir).map_err(|e| database(&self.dir, e.detail))?);
+        synced?;
+        remove_anew(&self.dir)?;
+        match exchanged {
+            Ok(()) => Ok(true),
+            Err(error) => {
+                // Some file systems can not do it.
+                tracing::debug!(%error, "the database can not be exchanged for a smaller one");
+                Ok(false)
+            }
+        }
+    }
+
     fn size_bytes(&self) -> u64 {
         // The log only: sled's own figure stats every blob, and there are none.
         std::fs::metadata(self.dir.join("db")).map_or(0, |meta| {
             use std::os::unix::fs::MetadataExt;
             meta.blocks() * 512
         })
+    }
+}
+
+/// Where a database is written anew before it takes its place, and where the old one lies until it is removed. Whoever finds it there removes it: the one in
+/// place is whole.
+fn anew(dir: &Path) -> PathBuf {
+    let mut name = dir.file_name().unwrap_or_default().to_owned();
+    name.push(".anew");
+    dir.with_file_name(name)
+}
+
+fn remove_anew(dir: &Path) -> Result<(), StoreError> {
+    let anew = anew(dir);
+    match std::fs::remove_dir_all(&anew) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(database(&anew, error)),
+        _ => Ok(()),
+    }
+}
+
+/// Bytes of all entries, or somewhat more than `most`.
+fn live_bytes(open: &Open, most: u64) -> sled::Result<u64> {
+    let mut bytes = 0;
+    for entry in open.tables.iter().flat_map(sled::Tree::iter) {
+        let (key, value) = entry?;
+        bytes += (key.len() + value.len()) as u64;
+        if bytes > most {
+            break;
+        }
+    }
+    Ok(bytes)
+}
+
+/// Copies all entries into a new database beside this one, durably, and closes it.
+fn write_anew(old: &Open, dir: &Path) -> Result<(), Failure> {
+    let environment = |error: StoreError| Failure {
+        detail: error.to_string(),
+        damaged: false,
+    };
+    remove_anew(dir).map_err(environment)?;
+    let anew = anew(dir);
+    let new = open_sled(&anew)?;
+    guarded(|| {
+        for (from, to) in old.tables.iter().zip(&new.tables) {
+            for entry in from {
+                let (key, value) = entry?;
+                to.insert(key, value)?;
+            }
+        }
+        new.db.flush()?;
+        std::fs::File::open(anew.join("db"))?.sync_all()?;
+        Ok(())
+    })?;
+    drop(new);
+    wait_until_closed(&anew);
+    sync_dir(&anew).map_err(environment)
+}
+
+/// Waits until sled's threads have let go of the file: they may write a snapshot until then.
+fn wait_until_closed(dir: &Path) {
+    use rustix::fs::{FlockOperation, flock};
+    let give_up = Instant::now() + REOPEN_PATIENCE;
+    let Ok(file) = std::fs::File::open(dir.join("db")) else {
+        return;
+    };
+    while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err()
+        && Instant::now() < give_up
+    {
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
@@ -493,6 +610,53 @@ mod tests {
         .unwrap();
         assert_eq!(seen, [b"a", b"b", b"c"]);
         assert_eq!(kv.openings(), 1, "it was opened again");
+    }
+
+    #[test]
+    fn a_database_of_which_little_is_left_gives_its_disk_back() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("db");
+        let kv = SledKv::open(&dir).unwrap().kv;
+        let all = |kv: &SledKv| {
+            let mut seen = Vec::new();
+            kv.scan(Table::Blocks, &[], &[0xff; 8], &mut |k, v| {
+                seen.push((k.to_vec(), v.to_vec()));
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+            seen
+        };
+        let noise = |n: u32| {
+            let words =
+                (0..1024u32).flat_map(|i| (n * 1031 + i).wrapping_mul(2_654_435_761).to_le_bytes());
+            words.collect::<Vec<_>>()
+        };
+        for n in 0..2000u32 {
+            put(&kv, &n.to_be_bytes(), &noise(n));
+        }
+        kv.put(Table::Meta, b"m", b"1").unwrap();
+        kv.barrier().unwrap();
+        assert!(!kv.shrink().unwrap(), "all of it is in use");
+        for n in (0..2000u32).filter(|n| n % 100 != 7) {
+            kv.delete(Table::Blocks, &n.to_be_bytes()).unwrap();
+        }
+        let (before, size) = (all(&kv), kv.size_bytes());
+        assert!(kv.shrink().unwrap());
+        assert!(kv.size_bytes() * 4 < size, "{} of {size}", kv.size_bytes());
+        assert_eq!(all(&kv), before);
+        assert!(!kv.shrink().unwrap());
+        assert!(!anew(&dir).exists());
+        put(&kv, b"later", b"2");
+        kv.barrier().unwrap();
+        drop(kv);
+        // A kill between exchange and removal, or before the exchange.
+        std::fs::create_dir(anew(&dir)).unwrap();
+        let opened = SledKv::open(&dir).unwrap();
+        assert_eq!(opened.quarantined, None);
+        assert!(!anew(&dir).exists());
+        assert_eq!(all(&opened.kv).len(), before.len() + 1);
+        let marked = opened.kv.get(Table::Meta, b"m").unwrap();
+        assert_eq!(marked.unwrap(), b"1");
     }
 
     #[test]

@@ -258,13 +258,11 @@ mod tests {
                 numbers: numbers.len() as u64,
                 min: numbers.iter().min_by(order).cloned(),
                 max: numbers.iter().rev().max_by(order).cloned(), // of equal ones the first, as for the smallest
-                sum: (!numbers.is_empty()).then_some({
-                    if integers {
-                        Value::Integer(sum as i64)
-                    } else {
-                        Value::Float(sum)
-                    }
-                }),
+                sum: match (numbers.is_empty(), integers) {
+                    (true, _) => None,
+                    (_, true) => Some(Value::Integer(sum as i64)),
+                    (_, false) => Some(Value::Float(sum)),
+                },
                 first: ends.0.1.clone(),
                 first_ts: TimestampMs(ends.0.0),
                 last: ends.1.1.clone(),

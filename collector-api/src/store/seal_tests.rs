@@ -47,6 +47,9 @@ impl Kv for Watched {
     fn openings(&self) -> u64 {
         self.kv.openings()
     }
+    fn shrink(&self) -> Result<bool, StoreError> {
+        self.kv.shrink()
+    }
 }
 
 pub(super) fn options() -> Options {

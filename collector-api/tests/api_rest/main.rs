@@ -7,6 +7,7 @@
 
 mod devices;
 mod errors;
+mod fleet;
 mod model;
 mod series;
 mod status;

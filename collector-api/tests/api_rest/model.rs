@@ -183,10 +183,14 @@ proptest! {
         which in 0_usize..7,
         limit in 100_usize..1_000,
     ) {
+        let aggregate = Aggregate::ALL[which];
+        let mut all = all;
+        if aggregate == Aggregate::Rate && step % HOUR == 0 {
+            all.retain(|_, v| number(v).is_some()); // rollups do not tell where numbers begin and end among texts
+        }
         prop_assume!(!all.is_empty());
         let (from, to) = bounds(&all, cut);
         prop_assume!((to - from) / step < 20_000);
-        let aggregate = Aggregate::ALL[which];
         let (t, columns) = ask(&[&all], from, to, (Resolution::Step(step), &[aggregate]), limit);
         let first = from - from.rem_euclid(step);
         let expected: Vec<i64> = (0..).map(|i| first + i * step).take_while(|t| *t < to).collect();

@@ -169,6 +169,89 @@ fn buckets_start_at_multiples_of_the_step() {
 }
 
 #[test]
+fn several_aggregates_are_columns_of_one_pass() {
+    let collector = Collector::start();
+    for i in 0..20_i64 {
+        collector.store.put("d", "/a", T + i * 1_000, i);
+        collector.store.put("d", "/b", T + i * 1_000, i * 2);
+    }
+    let ask = |agg: &str| {
+        let rest = format!(
+            "path=/a&path=/b&from={T}&to={}&step=10s&agg={agg}",
+            T + 20_000
+        );
+        collector.get(&url(&rest))
+    };
+    let body = ask("min,avg,max").json();
+    let column = |path: &str, agg: &str, v: Json| json!({"path": path, "unit": null, "kind": null, "agg": agg, "v": v});
+    assert_eq!(
+        body["series"],
+        json!([
+            column("/a", "min", json!([0, 10])),
+            column("/a", "avg", json!([4.5, 14.5])),
+            column("/a", "max", json!([9, 19])),
+            column("/b", "min", json!([0, 20])),
+            column("/b", "avg", json!([9.0, 29.0])),
+            column("/b", "max", json!([18, 38])),
+        ])
+    );
+    for (agg, says) in [
+        ("min,median", "none of avg"),
+        ("min,min", "stands twice"),
+        ("min,", "none of avg"),
+    ] {
+        let answer = ask(agg);
+        let error = answer.json()["errors"][0].clone();
+        assert_eq!(
+            (answer.status, &error["parameter"]),
+            (400, &json!("agg")),
+            "{agg}"
+        );
+        assert!(error["detail"].as_str().unwrap().contains(says), "{error}");
+    }
+}
+
+#[test]
+fn the_answer_says_which_tier_it_is_from() {
+    let collector = Collector::start();
+    let hour = T - T.rem_euclid(3_600_000);
+    for i in 0..120_i64 {
+        collector.store.put("d", "/a", hour + i * 60_000, i);
+    }
+    let ask = |rest: &str| {
+        collector.json(&url(&format!(
+            "path=/a&from={hour}&to={}&{rest}",
+            hour + 7_200_000
+        )))
+    };
+    for (rest, tier) in [
+        ("", "raw"),
+        ("step=10m", "raw"),
+        ("step=1h", "1h"),
+        ("step=1d&agg=last", "1h"),
+    ] {
+        assert_eq!(ask(rest)["tier"], tier, "{rest}");
+    }
+    collector.store.keep(hour + 3_600_000, 0);
+    for (rest, tier) in [
+        ("step=10m", "1m"),
+        ("step=90s", "raw"),
+        ("step=1h", "1h"),
+        ("points=9", "1m"),
+    ] {
+        assert_eq!(ask(rest)["tier"], tier, "{rest}");
+    }
+    let sums = ask("step=1h&agg=sum");
+    assert_eq!(sums["series"][0]["v"], json!([1770, 5370]));
+    assert_eq!(ask("step=10m&agg=sum")["series"][0]["v"][0], 45);
+    assert_eq!(
+        ask("step=90s&agg=sum")["series"][0]["v"][0],
+        json!(null),
+        "raw samples are gone"
+    );
+}
+
+#[test]
 fn texts_and_booleans_go_by_the_contract() {
     let collector = Collector::start();
     for (i, value) in [true, false, true, true].into_iter().enumerate() {

@@ -306,11 +306,12 @@ impl Store for MemoryStore {
             journal_bytes: 1,
             blocks: 2,
             database_bytes: 3,
-            head_samples: 4,
-            dead_letters_bytes: 5,
             archive_files: 6,
             archive_bytes: 7,
-            oldest_day: Some(TimestampMs(1_795_392_000_000)),
+            oldest_day: Some(TimestampMs(86_400_000)),
+            oldest_day_1h: Some(TimestampMs(0)),
+            head_samples: 4,
+            dead_letters_bytes: 5,
             last_commit_us: 2_100,
             degraded: content.degraded.clone(),
             ..StoreStatus::default()
@@ -474,7 +475,7 @@ pub(crate) fn call(addr: SocketAddr, method: &str, url: &str, headers: &[(&str, 
         headers: lines.filter_map(header).collect(),
         body: bytes[end + 4..].to_vec(),
     };
-    if method != "HEAD" && status != 304 {
+    if method != "HEAD" && ![204, 304].contains(&status) {
         let length = answer
             .header("content-length")
             .expect("a length")

@@ -22,6 +22,8 @@ pub(super) struct Measured {
     /// From there to the smallest that it makes of it.
     pub(super) compaction: Stage,
     pub(super) compacted_bytes: u64,
+    /// That, by what lies in its directory.
+    pub(super) parts: Vec<(String, u64)>,
     /// From its start, with this data, to its first answer.
     pub(super) ready_ms: f64,
     pub(super) queries: Queries,

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::feed::Messages;
 use super::http::{Client, encode};
 use super::measure::{Check, Measured, Queries, Questions, Stage, check_values};
-use super::server::{self, Server, disk_bytes, word};
+use super::server::{self, Server, disk_bytes, disk_parts, word};
 use super::set::{Series, Set};
 use super::stop;
 use crate::children::Running;
@@ -108,6 +108,7 @@ impl Ours {
         let intake_bytes = disk_bytes(data)?;
         let compaction = self.compact(data)?;
         let compacted_bytes = disk_bytes(data)?;
+        let parts = disk_parts(data)?;
         let server = self.start(data)?.0;
         let checks = check(set, &server.http)?;
         let questions = Questions::of(set);
@@ -137,6 +138,7 @@ impl Ours {
             intake_bytes,
             compaction,
             compacted_bytes,
+            parts,
             ready_ms: server.ready_ms,
             queries,
             checks,

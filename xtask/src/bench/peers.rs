@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::feed::Lines;
 use super::http::{Client, encode};
 use super::measure::{Check, Measured, Queries, Questions, Stage, check_values};
-use super::server::{Server, disk_bytes, free_port, wait_until_quiet};
+use super::server::{Server, disk_bytes, disk_parts, free_port, wait_until_quiet};
 use super::set::{MEASUREMENT, PeerName, Series, Set};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -132,6 +132,7 @@ impl Peer {
 
         let compaction = self.compact(&place, &data)?;
         let compacted_bytes = disk_bytes(&data)?;
+        let parts = disk_parts(&data)?;
 
         let server = self.start(&place, Mode::Defaults)?;
         let ready_ms = server.ready_ms;
@@ -158,6 +159,7 @@ impl Peer {
             intake_bytes,
             compaction,
             compacted_bytes,
+            parts,
             ready_ms,
             queries,
             checks,

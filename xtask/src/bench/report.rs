@@ -108,6 +108,18 @@ impl Report {
                 false => writeln!(text, "- {}: **WRONG**: {}", m.name, wrong.join("; ")),
             };
         }
+        for m in &measured {
+            let parts = m.parts.iter().filter(|(_, bytes)| *bytes > 0);
+            let parts: Vec<String> = parts
+                .map(|(name, bytes)| format!("{name} {} kB", bytes / 1000))
+                .collect();
+            let _ = writeln!(
+                text,
+                "- {} on disk after compaction: {}",
+                m.name,
+                parts.join(", ")
+            );
+        }
         &self.sets.push_mut((text, measured)).0
     }
 

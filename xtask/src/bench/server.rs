@@ -178,17 +178,24 @@ fn times(path: &str) -> anyhow::Result<(f64, f64)> {
 
 /// Bytes allocated on disk for everything below a directory.
 pub(super) fn disk_bytes(dir: &Path) -> anyhow::Result<u64> {
-    let mut bytes = 0;
+    Ok(disk_parts(dir)?.iter().map(|(_, bytes)| bytes).sum())
+}
+
+/// Bytes on disk of each entry of a directory, the largest first.
+pub(super) fn disk_parts(dir: &Path) -> anyhow::Result<Vec<(String, u64)>> {
+    let mut parts = Vec::new();
     for entry in fs::read_dir(dir).with_context(|| dir.display().to_string())? {
         let entry = entry?;
         let meta = entry.metadata()?;
-        bytes += if meta.is_dir() {
+        let bytes = if meta.is_dir() {
             disk_bytes(&entry.path())?
         } else {
             meta.blocks() * 512
         };
+        parts.push((entry.file_name().to_string_lossy().into_owned(), bytes));
     }
-    Ok(bytes)
+    parts.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    Ok(parts)
 }
 
 /// Waits until the bytes below a directory have not changed for `quiet`.
