@@ -289,6 +289,8 @@ fn aged(data: &Path, yesterday: i64) {
         store.commit(&items).unwrap();
     }
     store.compact_now().unwrap();
+    let (done, all) = store.compacting();
+    assert!(done == all && all > 0, "{done} of {all} bytes");
 }
 
 #[test]

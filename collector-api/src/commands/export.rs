@@ -67,7 +67,9 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
         }
         Some(path) => {
             let file = Replacing::new(path)?;
-            writer(args, &file.file).and_then(|mut out| export(&mut *out))?;
+            writer(args, &file.file)
+                .and_then(|mut out| export(&mut *out))
+                .with_context(|| path.display().to_string())?;
             interrupt.check()?;
             file.done()?;
         }

@@ -336,3 +336,20 @@ fn replay(
     }
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_far_it_is_is_said_in_percent_once_that_is_known() {
+        let how_far = HowFar::default();
+        how_far.begin("reading", 0);
+        assert_eq!(how_far.to_string(), "reading");
+        how_far.begin("replaying", 300);
+        how_far.done(100);
+        assert_eq!(how_far.to_string(), "replaying, 33 %");
+        how_far.done(250); // an estimate may be short
+        assert_eq!(how_far.to_string(), "replaying, 100 %");
+    }
+}

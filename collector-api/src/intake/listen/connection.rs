@@ -11,20 +11,18 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
 use super::Limits;
+use super::input::{Input, MOST_INPUT_BYTES};
 use super::protocol::{Broken, Connect, Goodbye, Incoming, Protocol, Publish, Will};
 use super::room::{Framing, Piece, Room, SMALL_PACKET_BYTES};
 use super::sessions::{Session, Sessions};
 use crate::intake::accept::{self, Intake, Outcome, Ticket};
 
-/// Room for input at first; most devices send little. It doubles when a read fills it, and halves when one fills less than a quarter.
-const FIRST_INPUT_BYTES: usize = 2 * 1024;
-const MOST_INPUT_BYTES: usize = 16 * 1024;
-/// While a large packet comes in.
+/// Room for input while a large packet comes in.
 const LARGE_INPUT_BYTES: usize = 64 * 1024;
 /// How long a client may take to accept bytes; after it, it is gone.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
@@ -121,16 +119,6 @@ struct Large {
     _place: OwnedSemaphorePermit,
 }
 
-/// Bytes read and not yet understood.
-#[derive(Default)]
-struct Input {
-    bytes: Vec<u8>,
-    begin: usize,
-    end: usize,
-    /// What the last read brought, if that has not been looked at.
-    brought: Option<usize>,
-}
-
 /// What woke the connection up.
 enum Woken {
     Shutdown,
@@ -158,6 +146,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                 }
                 Woken::TakenOver => return End::TakenOver,
                 Woken::Outcomes => {}
+                Woken::Overdue => {
+                    if let Err(end) = self.check_due() {
+                        return end;
+                    }
+                }
                 Woken::Read(Ok(0)) => return End::Lost("closed without DISCONNECT".to_owned()),
                 Woken::Place(Some(place)) => self.enter(place),
                 Woken::Place(None) => {
@@ -169,17 +162,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                     return End::Lost("no CONNECT in time".to_owned());
                 }
                 Woken::Deadline if std::mem::take(&mut self.stalled) => self.renew_deadline(),
-                Woken::Overdue => {
-                    if let Some(large) = self.large.as_mut() {
-                        if self.context.room.is_wanted() {
-                            let bytes = large.bytes;
-                            return End::Lost(format!(
-                                "a packet of {bytes} bytes took too long, and others wait for its memory"
-                            ));
-                        }
-                        large.due = Instant::now() + self.context.limits.packet_timeout;
-                    }
-                }
                 Woken::Deadline => {
                     self.protocol.silent_too_long();
                     return End::Lost("silent for longer than it promised".to_owned());
@@ -196,7 +178,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                 self.stalled = true;
                 break;
             }
-            let rest = &self.input.bytes[self.input.begin..self.input.end];
+            let rest = self.input.rest();
             if rest.is_empty() {
                 break;
             }
@@ -212,9 +194,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                 self.want_place(piece, bytes)?;
                 continue;
             }
-            let begin = self.input.begin;
-            self.input.begin += piece.bytes;
-            let mut packet = &self.input.bytes[begin..self.input.begin];
+            let mut packet = self.input.take(piece.bytes);
             let incoming = self.protocol.read(&mut packet);
             let incoming = incoming.map_err(|Broken(why)| End::Lost(why))?;
             if self.protocol.was_heard() {
@@ -259,6 +239,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             due: Instant::now() + self.context.limits.packet_timeout,
             _place: place,
         });
+    }
+
+    /// The packet is not here in time: no matter, unless others wait for its memory.
+    fn check_due(&mut self) -> Result<(), End> {
+        let Some(large) = &mut self.large else {
+            return Ok(());
+        };
+        if self.context.room.is_wanted() {
+            return Err(End::Lost(format!(
+                "a packet of {} bytes took too long, and others wait for its memory",
+                large.bytes
+            )));
+        }
+        large.due = Instant::now() + self.context.limits.packet_timeout;
+        Ok(())
     }
 
     fn may_read(&self) -> bool {
@@ -485,34 +480,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                 Outcome::Refuse(_) => tokio::time::sleep(WILL_PAUSE).await,
             }
         }
-    }
-}
-
-impl Input {
-    fn came(&mut self, count: usize) {
-        self.end += count;
-        self.brought = Some(count);
-    }
-
-    /// Reads, once all is understood that was read before; up to `most` bytes. Cancel-safe: what was read is reported, or was not read.
-    async fn read_from<S: AsyncRead + Unpin>(
-        &mut self,
-        stream: &mut S,
-        most: usize,
-    ) -> std::io::Result<usize> {
-        let room = self.bytes.len();
-        let wanted = match self.brought.take() {
-            Some(count) if count == room => room * 2,
-            Some(count) if count < room / 4 => room / 2,
-            _ => room,
-        };
-        let wanted = wanted.clamp(FIRST_INPUT_BYTES, most);
-        if wanted != room {
-            self.bytes.resize(wanted, 0);
-            self.bytes.shrink_to_fit();
-        }
-        (self.begin, self.end) = (0, 0);
-        stream.read(&mut self.bytes).await
     }
 }
 

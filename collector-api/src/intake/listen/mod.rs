@@ -7,6 +7,7 @@
 //! without one, or several, is turned away.
 
 mod connection;
+mod input;
 mod protocol;
 mod room;
 mod sessions;
