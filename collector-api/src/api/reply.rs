@@ -420,21 +420,14 @@ pub(super) struct StoreFigures<'a> {
     journal_bytes: u64,
     blocks: u64,
     database_bytes: u64,
-    archive_files: u64,
-    archive_bytes: u64,
-    archive_from: ArchiveFrom,
     head_samples: u64,
     dead_letters_bytes: u64,
-}
-
-/// Begin of the oldest day in the archive by its finest tier.
-#[derive(Serialize)]
-struct ArchiveFrom {
-    raw: Option<TimestampMs>,
-    #[serde(rename = "1m")]
-    minute: Option<TimestampMs>,
-    #[serde(rename = "1h")]
-    hour: Option<TimestampMs>,
+    archive_files: u64,
+    archive_bytes: u64,
+    /// Begin of the oldest day of which samples are kept in a file, and of those of which nothing finer than a minute, or an hour, is.
+    oldest_day: Option<TimestampMs>,
+    oldest_day_1m: Option<TimestampMs>,
+    oldest_day_1h: Option<TimestampMs>,
 }
 
 impl<'a> From<&'a StoreStatus> for StoreFigures<'a> {
@@ -456,15 +449,13 @@ impl<'a> From<&'a StoreStatus> for StoreFigures<'a> {
             journal_bytes: status.journal_bytes,
             blocks: status.blocks,
             database_bytes: status.database_bytes,
-            archive_files: status.archive_files,
-            archive_bytes: status.archive_bytes,
-            archive_from: ArchiveFrom {
-                raw: status.oldest_day,
-                minute: status.oldest_day_1m,
-                hour: status.oldest_day_1h,
-            },
             head_samples: status.head_samples,
             dead_letters_bytes: status.dead_letters_bytes,
+            archive_files: status.archive_files,
+            archive_bytes: status.archive_bytes,
+            oldest_day: status.oldest_day,
+            oldest_day_1m: status.oldest_day_1m,
+            oldest_day_1h: status.oldest_day_1h,
         }
     }
 }

@@ -51,7 +51,7 @@ pub fn routes(front: Arc<Front>) -> BoxedFilter<(warp::http::Response<Bytes>,)> 
         r.get_or_delete(
             path!("api" / "v1" / "devices" / Segment),
             Handler::Store(endpoints::device),
-            endpoints::forget,
+            Handler::Store(endpoints::forget),
         ),
         r.get(
             Token,
@@ -122,24 +122,17 @@ pub fn routes(front: Arc<Front>) -> BoxedFilter<(warp::http::Response<Bytes>,)> 
     any.unwrap_or_else(|| unreachable!("the list above is not empty"))
 }
 
-/// What all routes share.
-struct Desk {
-    front: Arc<Front>,
-    calls: Arc<Semaphore>,
-    probes: Arc<Semaphore>,
-}
-
 /// What is done with a call of one path.
 #[derive(Clone, Copy)]
 struct Route {
     access: Access,
     get: Handler,
-    delete: Option<Endpoint>,
+    delete: Option<Handler>,
 }
 
 impl Route {
     /// The function for a call.
-    fn handler(&self, call: &Call, token: Option<&str>) -> Result<Handler, Problem> {
+    fn handler(&self, call: &Call, front: &Front) -> Result<Handler, Problem> {
         let reads = call.method == Method::GET || call.method == Method::HEAD;
         // A route that is not there has no methods either.
         if reads || matches!(self.get, Handler::Nothing) {
@@ -148,13 +141,13 @@ impl Route {
         match self.delete {
             Some(delete) if call.method == Method::DELETE => {
                 // Whoever may sit at this machine may look; to take away, one must have been trusted.
-                if token.is_none() {
+                if front.token.is_none() {
                     return Err(Problem::new(
                         Kind::Forbidden,
                         "a device is forgotten only for the holder of a token: set api_token_file, and send the token",
                     ));
                 }
-                Ok(Handler::Store(delete))
+                Ok(delete)
             }
             delete => {
                 let possible = if delete.is_some() {
@@ -167,6 +160,13 @@ impl Route {
             }
         }
     }
+}
+
+/// What all routes share.
+struct Desk {
+    front: Arc<Front>,
+    calls: Arc<Semaphore>,
+    probes: Arc<Semaphore>,
 }
 
 struct Router(Arc<Desk>);
@@ -188,7 +188,7 @@ impl Router {
     }
 
     /// What changes something needs the token, and that there is one.
-    fn get_or_delete<P>(&self, path: P, get: Handler, delete: Endpoint) -> BoxedFilter<(Response,)>
+    fn get_or_delete<P>(&self, path: P, get: Handler, delete: Handler) -> BoxedFilter<(Response,)>
     where
         P: Filter<Extract = (Segment,)> + Clone + Send + Sync + 'static,
         P::Error: Into<Rejection>,
@@ -255,7 +255,13 @@ async fn work(
         (Token, Some(token)) => authorize(&call.headers, token)?,
         (Token, None) => check_host(&call.headers)?,
     }
-    match route.handler(&call, desk.front.token.as_deref())? {
+    let handler = route.handler(&call, &desk.front)?;
+    // A route that is not there has no methods either.
+    if let Handler::Nothing = handler {
+        let detail = format!("there is nothing at {}", call.path);
+        return Err(Problem::new(Kind::NotFound, detail));
+    }
+    match handler {
         Handler::Store(endpoint) => ask(&desk.front, &desk.calls, endpoint, segment, call).await,
         Handler::Probe(endpoint) => {
             let asked = ask(&desk.front, &desk.probes, endpoint, segment, call);
@@ -266,10 +272,7 @@ async fn work(
             })
         }
         Handler::Page(page) => page(&call, &segment),
-        Handler::Nothing => {
-            let detail = format!("there is nothing at {}", call.path);
-            Err(Problem::new(Kind::NotFound, detail))
-        }
+        Handler::Nothing => unreachable!("answered above"),
     }
 }
 

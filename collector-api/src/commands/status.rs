@@ -199,7 +199,7 @@ fn flatten(prefix: &str, value: &Value, out: &mut Vec<(String, String)>) {
                 n.as_u64().map_or_else(|| n.to_string(), bytes),
             ));
         }
-        Value::Number(n) if prefix == "started" || prefix.starts_with("store.archive_from.") => {
+        Value::Number(n) if prefix == "started" || prefix.starts_with("store.oldest_day") => {
             let text = n
                 .as_i64()
                 .map_or_else(|| n.to_string(), crate::api::time::format);
