@@ -55,6 +55,7 @@ pub struct File {
     retention_1m: Option<DurationText>,
     retention_1h: Option<DurationText>,
     archive_after: Option<DurationText>,
+    archive_late_after: Option<DurationText>,
     archive_max_bytes: Option<u64>,
     #[serde(default)]
     keep: Vec<KeepRule>,
@@ -310,6 +311,7 @@ impl Settings {
             (file.retention_1m, &mut store.retention_1m),
             (file.retention_1h, &mut store.retention_1h),
             (file.archive_after, &mut store.archive_after),
+            (file.archive_late_after, &mut store.archive_late_after),
         ];
         for (said, option) in tiers {
             *option = said.map_or(*option, |said| said.0);

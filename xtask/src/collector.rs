@@ -1,6 +1,6 @@
 //! A real `devmon-collector` as a child: started with a configuration, watched by what it logs and by `/proc`, asked over HTTP, killed by pid.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
@@ -22,6 +22,26 @@ const END_DEADLINE: Duration = Duration::from_secs(30);
 /// The last lines of its log that are kept for a report.
 const LAST_LINES: usize = 40;
 const DONE_LINES: usize = 100;
+/// What it logs when something begins that takes a while, what when it is done, and our word for it.
+const WORKS: [(&str, &str, &str); 5] = [
+    ("sealing", "sealed", "sealing"),
+    ("archiving a day", "a day was archived", "archiving"),
+    (
+        "making a day coarser",
+        "a day was archived",
+        "making coarser",
+    ),
+    (
+        "deleting blocks that a day file holds",
+        "blocks that a day file holds were deleted",
+        "cleaning",
+    ),
+    (
+        "removing a day that is kept no longer",
+        "a day that is kept no longer was removed",
+        "removing a day",
+    ),
+];
 
 /// What its log said: each message without its fields, and how often; warnings and errors whole; the last lines.
 #[derive(Debug, Default, Clone)]
@@ -31,6 +51,8 @@ pub struct Said {
     /// What was done, with its figures: lines of the level debug, so many of the last.
     pub done: Vec<String>,
     pub last: Vec<String>,
+    /// What it had begun, at the level debug of `store`, and not ended.
+    pub under_way: BTreeSet<&'static str>,
 }
 
 /// A running collector. Dropping it kills it.
@@ -142,6 +164,13 @@ impl Collector {
     pub fn said(&self) -> Said {
         let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         said.clone()
+    }
+
+    /// True if it has begun this work (a word of [`Said::under_way`]) and not ended.
+    #[must_use]
+    pub fn is_at(&self, work: &str) -> bool {
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.under_way.contains(work)
     }
 
     /// How it ended, if it has.
@@ -288,6 +317,13 @@ fn note(said: &Mutex<Said>, line: String) {
     let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(message) = parsed["fields"]["message"].as_str() {
         *said.messages.entry(message.to_owned()).or_default() += 1;
+        for (begin, end, work) in WORKS {
+            if message == begin {
+                said.under_way.insert(work);
+            } else if message == end {
+                said.under_way.remove(work);
+            }
+        }
     }
     if parsed["level"] == "ERROR" || parsed["level"] == "WARN" || parsed.is_null() {
         said.problems.push(line.clone());

@@ -1,4 +1,5 @@
-//! A short `cargo xtask soak`: the collector killed with -9 at random moments, at start, under load and while it seals; nothing acknowledged is missing or doubled.
+//! A short `cargo xtask soak`: the collector killed with -9 at random moments, at start, under load, while it seals, archives, makes days coarser and removes them; nothing
+//! acknowledged is missing or doubled.
 
 mod harness;
 
@@ -16,7 +17,7 @@ fn nothing_acknowledged_is_missing_or_doubled_after_many_kills() {
         dev: true,
         data: Some(data.clone()),
         check_every: 10,
-        messages: 600,
+        messages: 1500,
         config: String::new(),
         retention_cycles: None,
     };
@@ -40,10 +41,14 @@ fn nothing_acknowledged_is_missing_or_doubled_after_many_kills() {
         summary.kills.get("at start").is_some_and(|n| *n > 0),
         "{summary}"
     );
-    assert!(summary.logged("sealed") > 0, "{summary}");
+    for work in ["sealed", "a day was archived", "making a day coarser"] {
+        assert!(summary.logged(work) > 0, "{work}: {summary}");
+    }
     assert!(
-        summary.logged("samples older than the retention were removed") > 0,
-        "{summary}"
+        summary.minutes > 1000 && summary.hours > 100,
+        "few rollups were compared: {summary}"
     );
+    assert!(!summary.interrupted.is_empty(), "{summary}");
+    assert_eq!(summary.verified, summary.checks);
     assert!(!data.exists(), "a good end cleans up");
 }

@@ -35,14 +35,12 @@ use super::local::{Shared, Watermark, lock};
 use super::merge::Merge;
 use super::{names, retention};
 
-/// How often the thread looks for something to do.
+/// How often the thread looks for something to do, or sooner if late samples are to wait for less.
 const TICK: Duration = Duration::from_secs(60);
-/// How long late samples of a day wait for its file to be made anew.
-const LATE_AFTER_MS: i64 = 6 * 3_600_000;
-/// Sooner, if they take so much of the file's size …
+/// Late samples do not wait for all of `archive_late_after` if they take so much of the file's size …
 const LATE_SHARE: u64 = 10;
-/// … but not sooner than that.
-const LATE_AT_LEAST_MS: i64 = 600_000;
+/// … but for this part of it.
+const LATE_PART: u32 = 36;
 /// Deletes at once, and the pause behind them: sled frees a page for each page it writes, and commits share the disk.
 const BATCH: usize = 64;
 const PAUSE: Duration = Duration::from_millis(2);
@@ -120,12 +118,14 @@ impl Compactor {
     /// Runs until the signal says stop.
     pub(super) fn run(self) {
         let signal = &self.shared.compaction;
+        let tick = TICK.min(self.shared.options.archive_late_after / LATE_PART);
+        let tick = tick.max(Duration::from_millis(10));
         let mut first = true;
         loop {
             let (wanted, before) = {
                 let mut orders = lock(&signal.orders);
                 if !orders.stop && orders.wanted == orders.done && !first {
-                    let waited = signal.changed.wait_timeout(orders, TICK);
+                    let waited = signal.changed.wait_timeout(orders, tick);
                     orders = waited.unwrap_or_else(PoisonError::into_inner).0;
                 }
                 if orders.stop {
@@ -263,8 +263,11 @@ impl Compactor {
 
     /// Days with blocks that should be in a file by now, oldest first. `before`: all that ended by then.
     fn due(&self, now: TimestampMs, before: Option<TimestampMs>) -> Vec<u32> {
-        let after =
-            i64::try_from(self.shared.options.archive_after.as_millis()).unwrap_or(i64::MAX);
+        let ms = |of: Duration| i64::try_from(of.as_millis()).unwrap_or(i64::MAX);
+        let options = &self.shared.options;
+        let after = ms(options.archive_after);
+        let late_after = ms(options.archive_late_after);
+        let late_at_least = ms(options.archive_late_after / LATE_PART);
         let state = self.shared.read();
         let mut bytes: BTreeMap<u32, u64> = BTreeMap::new();
         for (hour, figures) in &state.hours {
@@ -287,7 +290,7 @@ impl Compactor {
             };
             let age = now.since(of.named.made);
             let much = late_bytes.saturating_mul(LATE_SHARE) > file.figures().bytes;
-            age >= LATE_AFTER_MS || (much && age >= LATE_AT_LEAST_MS)
+            age >= late_after || (much && age >= late_at_least)
         };
         bytes.retain(|day, bytes| is_due(*day, *bytes));
         bytes.into_keys().collect()
@@ -319,6 +322,11 @@ impl Compactor {
         temporary.push(days::TEMPORARY);
         let temporary = Path::new(&temporary);
         let begin = std::time::Instant::now();
+        if old_holds.is_some_and(|old| old < holds) {
+            tracing::debug!(day, to = ?holds, "making a day coarser");
+        } else {
+            tracing::debug!(day, holds = ?holds, "archiving a day");
+        }
         let written = self.write(temporary, day, now, holds, upto, old.as_ref());
         if let Err(error) = written.and_then(|()| days::publish(temporary, &path)) {
             let removed = std::fs::remove_file(temporary);
@@ -474,6 +482,7 @@ impl Compactor {
         };
         let kv = &*self.shared.kv;
         let openings = kv.openings();
+        tracing::debug!(day, "deleting blocks that a day file holds");
         for hour in day * DAY_HOURS..(day + 1) * DAY_HOURS {
             self.delete_blocks(hour, of.hidden_upto())?;
         }
@@ -483,6 +492,7 @@ impl Compactor {
             ..of.named
         };
         days::put(kv, day, named)?;
+        tracing::debug!(day, "blocks that a day file holds were deleted");
         self.change(day, Some(Day { named, ..of })); // with its wait: there is never more than one list from before
         Ok(())
     }
@@ -528,6 +538,7 @@ impl Compactor {
     fn drop_day(&self, day: u32, now: TimestampMs) -> Result<(), StoreError> {
         let old = self.days().get(&day).cloned();
         let upto = self.shared.read().generation;
+        tracing::debug!(day, "removing a day that is kept no longer");
         if let Some(old) = &old {
             let openings = self.shared.kv.openings();
             days::delete(&*self.shared.kv, day)?;

@@ -64,6 +64,8 @@ pub struct Options {
     pub archive_max_bytes: Option<u64>,
     /// A day becomes a file so long after its end.
     pub archive_after: Duration,
+    /// Late samples of a day are merged into its file so long after it was made; a 36th of that if they are much.
+    pub archive_late_after: Duration,
     /// The heads are sealed into blocks when the journal has grown by this since the last time: what a restart has to replay, at some 100 MB/s.
     pub seal_journal_bytes: u64,
     /// The heads are sealed when their oldest sample arrived so long ago.
@@ -92,6 +94,7 @@ impl Default for Options {
             keep: Vec::new(),
             archive_max_bytes: None,
             archive_after: Duration::from_secs(3600),
+            archive_late_after: Duration::from_secs(6 * 3600),
             seal_journal_bytes: 256 << 20,
             seal_age: Duration::from_secs(3600),
             seal_samples: 2_000_000,

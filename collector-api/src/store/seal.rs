@@ -229,6 +229,7 @@ impl Sealer {
             };
             let retry = std::mem::replace(&mut cut.retry, true);
             let Some(cut) = &self.cut else { return Ok(()) };
+            tracing::debug!(generation = cut.generation, "sealing");
             let written = self.write(cut, retry)?;
             let samples: u64 = cut.heads.iter().map(|(_, rows)| rows.samples()).sum();
             tracing::debug!(

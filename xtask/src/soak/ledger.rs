@@ -2,6 +2,8 @@
 //!
 //! A device's ticks are numbered; [`FRAMES`] of them make a **chunk**, which is one message. Which boot and number it has follows from its own number, so that it can be
 //! sent again at any time, and its values follow from device and tick ([`Shape`](crate::load::Shape)).
+//!
+//! [`SLOTS`] devices send at a time. Each lives for [`LIFE_CHUNKS`] and is followed by a new one; they begin spread over that time, so that there is always a young and an old one.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +13,12 @@ use crate::load::Message;
 pub(super) const FRAMES: u16 = 5;
 /// Added to a boot: the same samples in a message of another name.
 const OTHER_BOOT: u32 = 50_000_000;
-/// Chunks of one boot.
-const BOOT_CHUNKS: u32 = 256;
+/// Chunks of one boot: so many that the store remembers all boots of a device, under both names.
+const BOOT_CHUNKS: u32 = 2048;
+/// Devices that send at a time.
+pub(super) const SLOTS: u32 = 6;
+/// Chunks of a device: twenty days at one tick a minute.
+pub(super) const LIFE_CHUNKS: u32 = 5760;
 
 /// A set of numbers, kept as disjoint ranges that do not touch.
 #[derive(Debug, Default, Clone)]
@@ -67,14 +73,14 @@ pub(super) struct Device {
     /// The first chunk that was never chosen.
     pub(super) next: u32,
     pub(super) sent: Ranges,
+    /// Of them, those that were sent by another name, too.
+    pub(super) renamed: Ranges,
     pub(super) acked: Ranges,
 }
 
 /// Everybody's, and what waits for its time.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    /// The first chunk of each device of a generation.
-    starts: Vec<u32>,
     pub(super) devices: Vec<Device>,
     /// Left out when their turn came: sent late.
     pub(super) held: Vec<(u32, u32)>,
@@ -83,26 +89,37 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn new(starts: Vec<u32>) -> Self {
-        Self {
-            starts,
-            ..Self::default()
-        }
-    }
-
     pub(super) fn device(&mut self, device: u32) -> &mut Device {
         while self.devices.len() <= device as usize {
             let number = self.devices.len();
             self.devices.push(Device {
-                next: self.starts[number % self.starts.len()],
+                next: first_chunk(number as u32),
                 ..Device::default()
             });
         }
         &mut self.devices[device as usize]
     }
 
+    /// The device that sends in a slot now.
+    pub(super) fn current(&mut self, slot: u32) -> u32 {
+        let mut device = slot % SLOTS;
+        while self.device(device).next >= first_chunk(device + SLOTS) {
+            device += SLOTS;
+        }
+        device
+    }
+
+    /// The first chunk that nobody has come to yet.
+    pub(super) fn front(&self) -> u32 {
+        self.devices.iter().map(|d| d.next).max().unwrap_or(0)
+    }
+
     pub(super) fn sent(&mut self, message: &Message) {
-        self.device(message.device).sent.insert(chunk_of(message));
+        let device = self.device(message.device);
+        device.sent.insert(chunk_of(message));
+        if message.boot >= OTHER_BOOT {
+            device.renamed.insert(chunk_of(message));
+        }
     }
 
     pub(super) fn acked(&mut self, message: &Message) {
@@ -118,6 +135,15 @@ impl Ledger {
 
     pub(super) fn messages_acked(&self) -> u64 {
         self.devices.iter().map(|d| d.acked.len()).sum()
+    }
+}
+
+/// Where a device's life begins.
+fn first_chunk(device: u32) -> u32 {
+    let (slot, turn) = (device % SLOTS, device / SLOTS);
+    match turn {
+        0 => 0,
+        _ => (turn - 1) * LIFE_CHUNKS + (slot + 1) * (LIFE_CHUNKS / SLOTS),
     }
 }
 

@@ -1,10 +1,12 @@
 //! `cargo xtask soak`: a real collector under load, killed with -9 at random moments, again and again; and that nothing acknowledged is ever missing or doubled.
 //!
-//! Each loop starts the collector on the same data, with other bounds for sealing, sends a bounded number of messages and kills: while it starts, under load,
-//! or when it is idle. The messages are new ones in the order of time, such as were left out before, ones that were sent to the last life without an
-//! acknowledgement, and repeats, by their own name and by another. Time is synthetic: each generation of devices runs from two days
-//! before the retention up to now, so that hours seal, days close and old ones are dropped all the while. Every [`Soak::check_every`] loops and at the end all is read back
-//! (`check`) and `devmon-collector verify` is asked, if this build has it.
+//! Each loop starts the collector on the same data, with other bounds for sealing and archiving, sends a bounded number of messages and kills: while it starts, at a random moment
+//! under load or behind it, or, in every second loop, shortly after it began to seal, to archive a day, to make one coarser, to clean up behind that, or to remove one. The messages are new ones in the
+//! order of time, such as were left out before, ones that were sent to the last life without an acknowledgement, and repeats, by their own name and by another.
+//!
+//! Time is synthetic: the devices' clock begins [`CALENDAR_DAYS`] ago and runs as fast as they send, a day in some ten loops. Each start counts the ages of the tiers from where that clock
+//! has come to ([`Kept`]), so for the store days close, become files, lose their samples, their minutes, and go, as they do in years. Every [`Soak::check_every`] loops and at
+//! the end all that is kept is read back (`check`) and `devmon-collector verify` is asked.
 //!
 //! What fails keeps the data and names the seed. Only children of its own are killed, by pid.
 
@@ -22,23 +24,37 @@ use clap::Args;
 
 use crate::collector::{Collector, Said};
 use crate::load::{self, Link, Message, Random, Script, Shape, Tally, Turn, now_ms};
-use ledger::{FRAMES, Ledger, chunk_of, message, renamed};
+use ledger::{FRAMES, Ledger, SLOTS, chunk_of, message, renamed};
 
-/// Devices of a generation, and on which day of the synthetic time each of them begins: half of them before the retention, one on the day that is not over.
-const START_DAYS: [i64; DEVICES as usize] = [0, 3, 0, 6, 0, BEFORE_RETENTION_DAYS + RETENTION_DAYS];
-const DEVICES: u32 = 6;
 const METRICS: u32 = 10;
 const CONNECTIONS: u32 = 3;
 /// Of the synthetic time.
 const STEP_MS: i64 = 60_000;
 const DAY_MS: i64 = 86_400_000;
-const RETENTION_DAYS: i64 = 10;
-/// A life begins where samples are older than the retention by this.
-const BEFORE_RETENTION_DAYS: i64 = 2;
+const HOUR_MS: i64 = 3_600_000;
+/// How long samples, minutes and hours are kept.
+const RAW_MS: i64 = 2 * DAY_MS;
+const MINUTES_MS: i64 = 4 * DAY_MS;
+const HOURS_MS: i64 = 6 * DAY_MS;
+/// The synthetic time begins so long ago; where it comes up to now, nothing new is sent.
+const CALENDAR_DAYS: i64 = 1000;
 /// A collector that is not ready by then will not be.
 const START_PATIENCE: Duration = Duration::from_secs(60);
-/// What a check looks at besides the newest devices.
-const OLD_GENERATIONS: u32 = 1;
+/// Paths whose rollups a check reads.
+const ROLLED_UP: u32 = 3;
+/// A kill that is aimed at a seal or the like comes so long after that began, at most.
+const AIM: Duration = Duration::from_millis(25);
+/// How long it is waited for.
+const AIM_PATIENCE: Duration = Duration::from_millis(1500);
+/// How often it is looked for.
+const LOOK: Duration = Duration::from_millis(1);
+const AIMS: [&str; 5] = [
+    "sealing",
+    "archiving",
+    "making coarser",
+    "cleaning",
+    "removing a day",
+];
 /// The store says what it does at this level.
 const LOG: &str =
     "info,devmon_collector::store=debug,devmon_collector::intake::listen=warn,sled=error";
@@ -83,6 +99,8 @@ pub struct Summary {
     pub loops: u32,
     /// Where the collector was when it was killed.
     pub kills: BTreeMap<&'static str, u32>,
+    /// What it had begun then and not ended, by what it logged; at the same time perhaps.
+    pub interrupted: BTreeMap<&'static str, u32>,
     pub acknowledged: u64,
     /// Messages sent that the store had, or might have had.
     pub repeats: u64,
@@ -93,6 +111,9 @@ pub struct Summary {
     pub samples_read: u64,
     /// Of them, those that had to be there: acknowledged, and inside the retention.
     pub samples_due: u64,
+    /// Rollups that were compared.
+    pub minutes: u64,
+    pub hours: u64,
     pub verified: u32,
     open_ms: Vec<u64>,
     messages: BTreeMap<String, u64>,
@@ -125,8 +146,8 @@ impl std::fmt::Display for Summary {
         open.sort_unstable();
         writeln!(
             f,
-            "{} loops in {:.0} s; killed: {:?}",
-            self.loops, self.seconds, self.kills
+            "{} loops in {:.0} s; killed: {:?}; interrupted by that: {:?}",
+            self.loops, self.seconds, self.kills, self.interrupted
         )?;
         writeln!(
             f,
@@ -139,8 +160,13 @@ impl std::fmt::Display for Summary {
         )?;
         writeln!(
             f,
-            "{} checks read {} samples, {} of them acknowledged and inside the retention; verify was clean {} times",
-            self.checks, self.samples_read, self.samples_due, self.verified
+            "{} checks read {} samples, {} of them acknowledged and kept raw, and compared {} minutes and {} hours; verify was clean {} times",
+            self.checks,
+            self.samples_read,
+            self.samples_due,
+            self.minutes,
+            self.hours,
+            self.verified
         )?;
         writeln!(
             f,
@@ -214,16 +240,52 @@ impl Soak {
     }
 }
 
+/// What is kept, by the devices' clock: it stands where they have come to, and in a running collector goes on as time does.
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    /// How far it is behind ours.
+    behind_ms: i64,
+}
+
+impl Kept {
+    /// Begin of the oldest day of which something is kept that goes with `age_ms`, now.
+    fn from(self, age_ms: i64, now_ms: i64) -> i64 {
+        (now_ms - self.behind_ms - age_ms).div_euclid(DAY_MS) * DAY_MS
+    }
+
+    fn raw_from(self, now_ms: i64) -> i64 {
+        self.from(RAW_MS, now_ms)
+    }
+
+    fn minutes_from(self, now_ms: i64) -> i64 {
+        self.from(MINUTES_MS, now_ms)
+    }
+
+    fn hours_from(self, now_ms: i64) -> i64 {
+        self.from(HOURS_MS, now_ms)
+    }
+
+    fn config(self) -> String {
+        let behind = self.behind_ms;
+        format!(
+            "retention = \"{}ms\"\nretention_1m = \"{}ms\"\nretention_1h = \"{}ms\"\narchive_after = \"{}ms\"\n",
+            behind + RAW_MS,
+            behind + MINUTES_MS,
+            behind + HOURS_MS,
+            behind + HOUR_MS
+        )
+    }
+}
+
 struct State<'a> {
     soak: &'a Soak,
     data: PathBuf,
     random: Random,
     shape: Shape,
-    origin_ms: i64,
     ledger: Ledger,
     summary: Summary,
     begin: Instant,
-    can_verify: bool,
+    kept: Kept,
 }
 
 impl<'a> State<'a> {
@@ -231,28 +293,18 @@ impl<'a> State<'a> {
         if data.join("journal").exists() {
             bail!("{} holds data already; name a new folder", data.display());
         }
-        let origin_ms = (now_ms() / DAY_MS - RETENTION_DAYS - BEFORE_RETENTION_DAYS) * DAY_MS;
-        let help = Command::new(soak.program()?)
-            .args(["verify", "--help"])
-            .output()?;
-        let summary = Summary::default();
-        if !help.status.success() {
-            println!("this collector has no `verify`; its files are not checked by themselves");
-        }
+        let origin_ms = (now_ms() / DAY_MS - CALENDAR_DAYS) * DAY_MS;
         Ok(Self {
             soak,
             data,
             random: Random::new(soak.seed),
             shape: Shape::new("soak", METRICS, origin_ms, STEP_MS),
-            origin_ms,
-            ledger: Ledger::new(
-                START_DAYS
-                    .map(|day| (day * DAY_MS / STEP_MS / i64::from(FRAMES)) as u32)
-                    .to_vec(),
-            ),
-            summary,
+            ledger: Ledger::default(),
+            summary: Summary::default(),
             begin: Instant::now(),
-            can_verify: help.status.success(),
+            kept: Kept {
+                behind_ms: now_ms() - origin_ms,
+            },
         })
     }
 
@@ -272,27 +324,36 @@ impl<'a> State<'a> {
                 .loops
                 .is_multiple_of(self.soak.check_every.max(1))
             {
-                self.check(false)?;
+                self.check()?;
                 if progress {
                     println!(
-                        "loop {}: {:.0} s, {} acknowledged, {} generations, {:.1} MB on disk",
+                        "loop {}: {:.0} s, {} acknowledged, day {}, {:.1} MB on disk; interrupted: {:?}",
                         self.summary.loops,
                         self.begin.elapsed().as_secs_f64(),
                         self.ledger.messages_acked(),
-                        self.generation() + 1,
-                        crate::collector::bytes_on_disk(&self.data) as f64 / 1e6
+                        (self.now_there() - self.shape.ts(0, 0)) / DAY_MS,
+                        crate::collector::bytes_on_disk(&self.data) as f64 / 1e6,
+                        self.summary.interrupted
                     );
                 }
             }
         }
-        self.check(true)
+        self.check()
+    }
+
+    /// What the devices' clock says: never less than before, for what a collector took away is gone.
+    fn now_there(&self) -> i64 {
+        self.shape.ts(0, self.ledger.front() * u32::from(FRAMES))
     }
 
     fn start(&mut self) -> anyhow::Result<Collector> {
+        self.kept.behind_ms = self.kept.behind_ms.min(now_ms() - self.now_there());
         let random = &mut self.random;
         // From a seal for every few batches to none in this life; the journal's bound makes small segments, too.
         let config = format!(
-            "retention = \"{RETENTION_DAYS}d\"\n{}\n[store]\nseal_samples = {}\nseal_journal_bytes = {}\nseal_age = \"{}ms\"\n",
+            "{}archive_late_after = \"{}ms\"\n{}\n[store]\nseal_samples = {}\nseal_journal_bytes = {}\nseal_age = \"{}ms\"\n",
+            self.kept.config(),
+            [360, 3_600, 36_000, 21_600_000][random.below(4) as usize],
             self.soak.config,
             [1_000, 3_000, 10_000, 4_000_000][random.below(4) as usize],
             [65_536, 262_144, 1 << 28][random.below(3) as usize],
@@ -329,19 +390,25 @@ impl<'a> State<'a> {
         };
         *self.summary.kills.entry(phase).or_default() += 1;
         let said = collector.kill_9()?;
+        for work in &said.under_way {
+            *self.summary.interrupted.entry(work).or_default() += 1;
+        }
         self.summary.heard(said);
         Ok(())
     }
 
     /// Sends, and returns at the moment at which it is to be killed.
     fn load(&mut self, collector: &mut Collector) -> anyhow::Result<&'static str> {
-        let generation = self.generation();
         let random = &mut self.random;
         let messages = 1 + random.below(u64::from(self.soak.messages)) as u32;
         // Most are killed while messages are under way; those whose time is longer while seals, retention or nothing is.
         let window = [1, 4, 20][random.below(3) as usize];
         let life = Duration::from_millis([60, 250, 1000][random.below(3) as usize]);
         let life = life.mul_f64(random.below(1000) as f64 / 1000.0);
+        let aim = (random.below(2) == 0).then(|| Aim {
+            at: AIMS[random.below(AIMS.len() as u64) as usize],
+            after: AIM.mul_f64(random.below(1000) as f64 / 1000.0),
+        });
         let link = Link {
             to: collector.mqtt()?,
             connections: CONNECTIONS,
@@ -354,12 +421,12 @@ impl<'a> State<'a> {
             ledger: &mut self.ledger,
             random: random.clone(),
             summary: &mut self.summary,
-            generation,
             last_chunk,
             left: messages,
             under_way: 0,
             kill_at: None,
-            life,
+            life: if aim.is_some() { AIM_PATIENCE } else { life },
+            aim,
             phase: None,
             collector,
         };
@@ -369,42 +436,29 @@ impl<'a> State<'a> {
             .context("the connections ended before the collector was killed")
     }
 
-    /// The newest generation of devices; the next one begins when it has come up to now.
-    fn generation(&self) -> u32 {
-        let last = last_chunk(&self.shape);
-        let mut generation = 0;
-        while let Some(device) = self.ledger.devices.get((generation * DEVICES) as usize) {
-            if device.next < last {
-                break;
-            }
-            generation += 1;
-        }
-        generation
-    }
-
-    fn check(&mut self, all: bool) -> anyhow::Result<()> {
+    fn check(&mut self) -> anyhow::Result<()> {
         let mut collector = self.start()?;
         self.ready(&mut collector)?;
         check::status(&collector)?;
-        let newest = self.generation();
-        let old = self.random.below(u64::from(newest.max(1))) as u32;
-        for (number, device) in (0..).zip(&self.ledger.devices) {
-            let generation = number / DEVICES;
-            let looked_at = all
-                || generation >= newest
-                || (generation >= old && generation < old + OLD_GENERATIONS);
-            if looked_at {
-                let looked = check::device(
-                    &collector,
-                    &self.shape,
-                    number,
-                    device,
-                    self.origin_ms,
-                    RETENTION_DAYS * DAY_MS,
-                )?;
-                self.summary.samples_read += looked.read;
-                self.summary.samples_due += looked.due;
+        let first_kept = self.kept.hours_from(now_ms()) - DAY_MS;
+        let first_of = self.random.below(u64::from(METRICS - ROLLED_UP)) as u32;
+        let metrics: Vec<u32> = (first_of..first_of + ROLLED_UP).collect();
+        for (number, ledger) in (0..).zip(&self.ledger.devices) {
+            if self.shape.ts(number, ledger.next * u32::from(FRAMES)) < first_kept {
+                continue; // all that it ever sent is gone
             }
+            let check = check::Check {
+                collector: &collector,
+                shape: &self.shape,
+                number,
+                ledger,
+                kept: self.kept,
+            };
+            let looked = check.run(&metrics)?;
+            self.summary.samples_read += looked.read;
+            self.summary.samples_due += looked.due;
+            self.summary.minutes += looked.minutes;
+            self.summary.hours += looked.hours;
         }
         self.summary.checks += 1;
         // Now and then an orderly end, too.
@@ -418,9 +472,6 @@ impl<'a> State<'a> {
     }
 
     fn verify(&mut self) -> anyhow::Result<()> {
-        if !self.can_verify {
-            return Ok(());
-        }
         let done = Command::new(self.soak.program()?)
             .args(["verify", "--data-dir"])
             .arg(&self.data)
@@ -438,10 +489,16 @@ impl<'a> State<'a> {
     }
 }
 
-/// The last chunk of a generation: it ends now.
+/// The last chunk that may be sent: it ends now.
 fn last_chunk(shape: &Shape) -> u32 {
     let ticks = (now_ms() - shape.ts(0, 0)) / STEP_MS;
     u32::try_from(ticks / i64::from(FRAMES) - 1).unwrap_or(0)
+}
+
+/// A kill so long after the collector has begun something.
+struct Aim {
+    at: &'static str,
+    after: Duration,
 }
 
 /// What one life of the collector is sent.
@@ -449,13 +506,13 @@ struct Life<'a> {
     ledger: &'a mut Ledger,
     random: Random,
     summary: &'a mut Summary,
-    generation: u32,
     last_chunk: u32,
     /// Messages that may still be sent.
     left: u32,
     under_way: u32,
     kill_at: Option<Instant>,
     life: Duration,
+    aim: Option<Aim>,
     /// Where the kill found it; a word once it has come.
     phase: Option<&'static str>,
     collector: &'a mut Collector,
@@ -463,9 +520,9 @@ struct Life<'a> {
 
 impl Life<'_> {
     fn choose(&mut self, connection: u32) -> Option<Message> {
-        let device = self.generation * DEVICES
-            + connection
-            + self.random.below(u64::from(DEVICES / CONNECTIONS)) as u32 * CONNECTIONS;
+        let slot =
+            connection + self.random.below(u64::from(SLOTS / CONNECTIONS)) as u32 * CONNECTIONS;
+        let device = self.ledger.current(slot);
         match self.random.below(20) {
             0 => {
                 // What was acknowledged comes again.
@@ -510,6 +567,9 @@ impl Life<'_> {
 
 impl Script for Life<'_> {
     fn turn(&mut self, now: Instant, _: &mut Tally, woken: &mut Vec<u32>) -> Turn {
+        if let Some(aim) = self.aim.take_if(|aim| self.collector.is_at(aim.at)) {
+            self.kill_at = Some(now + aim.after);
+        }
         let kill_at = *self.kill_at.get_or_insert(now + self.life);
         if now >= kill_at && self.phase.is_none() {
             self.phase = Some(if self.under_way > 0 {
@@ -524,7 +584,10 @@ impl Script for Life<'_> {
             return Turn::Go(Duration::from_millis(100));
         }
         woken.extend(0..CONNECTIONS);
-        Turn::Go(kill_at - now)
+        Turn::Go(match self.aim {
+            Some(_) => LOOK,
+            None => kill_at - now,
+        })
     }
 
     fn next(&mut self, connection: u32, now: Instant) -> Option<(Message, Instant)> {
