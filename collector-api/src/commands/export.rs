@@ -4,7 +4,7 @@
 //! or archive. Memory is bounded by the samples of a window. Where the archive keeps rollups only, there are no samples to export: that is said, and
 //! `--tier` exports those.
 
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, IsTerminal as _, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -37,6 +37,12 @@ const PAGE: usize = 1000;
 /// Arguments that say nothing, a store that can not be opened or read, an output that can not be written, a signal: then there is none.
 pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
     let wanted = Wanted::new(args)?;
+    anyhow::ensure!(
+        args.format != ExportFormat::Parquet
+            || args.output.is_some()
+            || !std::io::stdout().is_terminal(),
+        "--format: Parquet is nothing for a terminal; name a file with --output"
+    );
     let interrupt = Interrupt::watch()?;
     let store = open_existing(&args.data_dir)?;
     if args.tier == ExportTier::Raw {
