@@ -4,7 +4,7 @@
 //! sled takes one value of 5 KiB far more easily than fifty of 100 bytes. The record of a group is written when one of its members changed, and holds them
 //! all. A stream's paths seldom change: they have a record for each stream.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use devmon_core::wire::DeviceId;
 
@@ -73,8 +73,13 @@ impl Groups {
         devices.chain(self.streams.keys().map(id(Kind::Latest)))
     }
 
-    /// One of these records, of the catalogue as it is now.
-    pub(super) fn record(&self, catalogue: &Catalogue, id: Id) -> Vec<u8> {
+    /// One of these records, of the catalogue as it is now. `written`: the streams whose own record this seal has written, and with how many series.
+    pub(super) fn record(
+        &self,
+        catalogue: &Catalogue,
+        id: Id,
+        written: &HashMap<u32, usize>,
+    ) -> Vec<u8> {
         if id.kind == Kind::Devices {
             let members = self.devices.get(&id.number).into_iter().flatten();
             let members = members.filter_map(|id| catalogue.devices.get_key_value(id));
@@ -82,6 +87,9 @@ impl Groups {
         }
         let members = self.streams.get(&id.number).into_iter().flatten();
         let members = members.filter_map(|(id, at)| catalogue.devices.get(id)?.streams.get(*at));
-        persist::latest(members)
+        persist::latest(members.map(|stream| {
+            let now = written.get(&stream.number).copied();
+            (stream, now.unwrap_or(stream.persisted))
+        }))
     }
 }

@@ -10,13 +10,14 @@
 //! | 4 | 4 | CRC-32C of all that follows |
 //! | 8 | | zstd of the records, those of `persist`, by kind; each: kind (a byte), number, length (varints), bytes |
 
+use std::collections::HashMap;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use devmon_core::wire::DeviceId;
 
 use super::blob::{Id, Kind};
-use super::catalogue::Catalogue;
+use super::catalogue::{Catalogue, Stream};
 use super::days;
 use super::engine::StoreError;
 use super::local::Shared;
@@ -73,15 +74,20 @@ fn write_to(shared: &Shared, path: &Path) -> std::io::Result<()> {
     file.write_all(&MAGIC)?;
     file.write_all(&[0; 4])?;
     let mut out = zstd::Encoder::new(Summed { file, crc: 0 }, ZSTD_LEVEL)?;
-    let ids: Vec<DeviceId> = {
+    // What comes while this is written is not in it, or only in part: of each device the number, of each stream how many series it was written with.
+    let devices: Vec<(DeviceId, u32)> = {
         let state = shared.read();
         let first = persist::checkpoint(&state.catalogue, &std::collections::BTreeMap::new());
         put(&mut out, Kind::Checkpoint, 0, &first)?;
-        state.catalogue.devices.keys().cloned().collect()
+        let devices = state.catalogue.devices.iter();
+        devices
+            .map(|(id, device)| (id.clone(), device.number))
+            .collect()
     };
+    let mut written = HashMap::new();
     for kind in [Kind::Devices, Kind::About, Kind::Stream, Kind::Latest] {
-        for id in &ids {
-            for (number, record) in records(&shared.read().catalogue, id, kind) {
+        for device in &devices {
+            for (number, record) in records(&shared.read().catalogue, device, kind, &mut written) {
                 put(&mut out, kind, number, &record)?;
             }
         }
@@ -92,11 +98,17 @@ fn write_to(shared: &Shared, path: &Path) -> std::io::Result<()> {
     file.sync_all()
 }
 
-fn records(catalogue: &Catalogue, id: &DeviceId, kind: Kind) -> Vec<(u32, Vec<u8>)> {
-    let Some(device) = catalogue.devices.get(id) else {
-        return Vec::new(); // purged meanwhile
+fn records(
+    catalogue: &Catalogue,
+    (id, number): &(DeviceId, u32),
+    kind: Kind,
+    written: &mut HashMap<u32, usize>,
+) -> Vec<(u32, Vec<u8>)> {
+    let number = *number;
+    let device = catalogue.devices.get(id);
+    let Some(device) = device.filter(|device| device.number == number) else {
+        return Vec::new(); // forgotten meanwhile
     };
-    let number = device.number;
     match kind {
         Kind::Devices => vec![(number, persist::devices(std::iter::once((id, device))))],
         Kind::About => device
@@ -105,11 +117,18 @@ fn records(catalogue: &Catalogue, id: &DeviceId, kind: Kind) -> Vec<(u32, Vec<u8
             .map(|about| (number, persist::about(about)))
             .collect(),
         Kind::Stream => {
-            let streams = device.streams.iter();
-            let record = |stream| persist::stream(number, stream);
-            streams.map(|s| (s.number, record(s))).collect()
+            let record = |stream: &Stream| {
+                written.insert(stream.number, stream.series.len());
+                (stream.number, persist::stream(number, stream))
+            };
+            device.streams.iter().map(record).collect()
         }
-        Kind::Latest => vec![(number, persist::latest(device.streams.iter()))],
+        Kind::Latest => {
+            let series = |stream: &Stream| written.get(&stream.number).copied().unwrap_or(0);
+            let streams = device.streams.iter();
+            let record = persist::latest(streams.map(|stream| (stream, series(stream))));
+            vec![(number, record)]
+        }
         Kind::Checkpoint | Kind::Intent => Vec::new(),
     }
 }

@@ -109,12 +109,17 @@ pub(super) fn stream(device: u32, stream: &Stream) -> Vec<u8> {
     out
 }
 
-pub(super) fn latest<'a>(members: impl Iterator<Item = &'a Stream>) -> Vec<u8> {
+/// Of each stream the first series, as many as have their paths in its own record: reading finds no place for others, and there may be some since that was written.
+pub(super) fn latest<'a>(members: impl Iterator<Item = (&'a Stream, usize)>) -> Vec<u8> {
     let mut out = vec![GROUPS_VERSION];
-    for stream in members {
+    for (stream, written) in members {
+        let series = &stream.series[..written.min(stream.series.len())];
+        if series.is_empty() {
+            continue;
+        }
         put_u64(&mut out, stream.number.into());
-        put_u64(&mut out, stream.series.len() as u64);
-        for series in &stream.series {
+        put_u64(&mut out, series.len() as u64);
+        for series in series {
             let Some(known) = &series.known else {
                 out.push(0);
                 continue;
@@ -237,12 +242,15 @@ impl Restore {
     }
 
     pub(super) fn finish(mut self) -> Result<(Catalogue, BTreeMap<u32, Hour>), Malformed> {
+        let next_stream = self.streams.keys().next_back().map_or(0, |last| last + 1);
+        let next_device = self.devices.keys().next_back().map_or(0, |last| last + 1);
         for (device, stream) in std::mem::take(&mut self.streams).into_values() {
             self.device(device)?.add_stream(stream);
         }
+        // What came while the records were written may have numbers above those that the checkpoint knows.
         let mut catalogue = Catalogue {
-            next_device: self.next_device,
-            next_stream: self.next_stream,
+            next_device: self.next_device.max(next_device),
+            next_stream: self.next_stream.max(next_stream),
             layouts: self.layouts,
             ..Catalogue::default()
         };

@@ -343,7 +343,7 @@ impl Sealer {
         }
         let groups = Groups::of(&self.shared.read().catalogue, &cut.devices, &written.purged);
         for id in groups.ids() {
-            let record = groups.record(&self.shared.read().catalogue, id);
+            let record = groups.record(&self.shared.read().catalogue, id, &written.persisted);
             put(id.kind, id.number, &record)?;
         }
         let checkpoint = {

@@ -472,3 +472,89 @@ fn what_a_seal_of_a_large_fleet_costs() {
         store.status().series
     );
 }
+
+#[test]
+fn what_comes_while_a_seal_or_a_compaction_is_made_spoils_no_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let copies = tempfile::tempdir().unwrap();
+    let store = Arc::new(std::sync::OnceLock::<Engine>::new());
+    let (taken, watching) = (
+        Arc::new(AtomicUsize::new(0)),
+        Arc::new(AtomicBool::new(false)),
+    );
+    let opened = {
+        let (from, to) = (dir.path().to_owned(), copies.path().to_owned());
+        let (store, taken, watching) = (store.clone(), taken.clone(), watching.clone());
+        open_watched(dir.path(), move || {
+            if !watching.load(Ordering::SeqCst) {
+                return Ok(());
+            }
+            // A device, a stream and a series that nobody knows, neighbours of those that are being written.
+            let n = taken.fetch_add(1, Ordering::SeqCst);
+            let one = |device: &str, source: &str, path: String| {
+                metrics(device, 1000 + n as u64, &[(n as i64, source, path)])
+            };
+            let batch = [
+                one(&format!("n{n}"), "s", "\"y\":1".into()),
+                one("a", &format!("s{n}"), "\"y\":1".into()),
+                one("c", "s", format!("\"y{n}\":1")),
+            ];
+            store.get().unwrap().commit(&batch).unwrap();
+            copy(&from, &to.join(n.to_string()));
+            Ok(())
+        })
+    };
+    assert!(store.set(opened).is_ok());
+    let store = store.get().unwrap();
+    let (first, second) = batches();
+    store.commit(&first).unwrap();
+    store
+        .commit(&[metrics("c", 1, &[(0, "s", "\"y\":1".into())])])
+        .unwrap();
+    store.seal_now().unwrap();
+    store.commit(&second).unwrap();
+    watching.store(true, Ordering::SeqCst);
+    store.seal_now().unwrap();
+    let of_seal = taken.load(Ordering::SeqCst);
+    store.compact_before(TimestampMs(i64::MAX)).unwrap();
+    watching.store(false, Ordering::SeqCst);
+    let taken = taken.load(Ordering::SeqCst);
+    assert!(
+        of_seal > 10 && taken > of_seal + 10,
+        "{of_seal} and {taken} steps were seen"
+    );
+    for n in 0..taken {
+        let dir = copies.path().join(n.to_string());
+        let check = |store: &Engine, what: &str| {
+            assert_eq!(
+                store.device(&format!("n{n}")).map(|d| d.series),
+                Some(1),
+                "step {n}, {what}"
+            );
+            assert_eq!(
+                store.series("c", "/s", None, 10_000).len(),
+                n + 2,
+                "step {n}, {what}"
+            );
+        };
+        let store = Engine::open(&dir, options()).unwrap();
+        assert_eq!(store.status().degraded, None, "step {n}");
+        check(&store, "opened");
+        contents(&store);
+        let whole = store.status().series;
+        drop(store);
+        if !dir.join("archive/names").exists() {
+            continue;
+        }
+        // The catalogue beside the day files has to be as good.
+        std::fs::write(dir.join("db/conf"), b"not sled's").unwrap();
+        let store = Engine::open(&dir, options()).unwrap();
+        let degraded = store.status().degraded.unwrap_or_default();
+        assert!(
+            !degraded.contains("archive.quarantine-"),
+            "step {n}: {degraded}"
+        );
+        let found = store.status().series;
+        assert!(found > 0 && found <= whole, "step {n}: {found} of {whole}");
+    }
+}
