@@ -74,6 +74,7 @@ pub struct File {
 struct StoreKeys {
     seal_samples: Option<u64>,
     seal_bytes: Option<u64>,
+    seal_max_bytes: Option<u64>,
     seal_journal_bytes: Option<u64>,
     seal_age: Option<DurationText>,
 }
@@ -82,11 +83,32 @@ impl StoreKeys {
     fn apply(&self, store: &mut Options) {
         store.seal_samples = self.seal_samples.unwrap_or(store.seal_samples).max(1);
         store.seal_bytes = self.seal_bytes.unwrap_or(store.seal_bytes).max(1);
+        let most = memory_bytes().map_or(store.seal_max_bytes, |bytes| bytes / 4);
+        store.seal_max_bytes = self
+            .seal_max_bytes
+            .unwrap_or(store.seal_max_bytes.min(most));
         // A journal whose segments are smaller than a record could not be trimmed in step with the seals.
         let journal_bytes = self.seal_journal_bytes.unwrap_or(store.seal_journal_bytes);
         store.seal_journal_bytes = journal_bytes.max(64 << 10);
         store.seal_age = self.seal_age.map_or(store.seal_age, |age| age.0);
     }
+}
+
+/// Memory of this machine, in bytes, or what a container may use of it.
+fn memory_bytes() -> Option<u64> {
+    let text = |path: &str| std::fs::read_to_string(path).ok();
+    let total = text("/proc/meminfo")?
+        .lines()
+        .find_map(|line| {
+            line.strip_prefix("MemTotal:")?
+                .trim()
+                .strip_suffix(" kB")?
+                .parse::<u64>()
+                .ok()
+        })?
+        .saturating_mul(1024);
+    let limit = text("/sys/fs/cgroup/memory.max").and_then(|limit| limit.trim().parse().ok());
+    Some(limit.map_or(total, |limit: u64| limit.min(total)))
 }
 
 /// Paths that are kept for a shorter time.

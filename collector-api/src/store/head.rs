@@ -29,11 +29,11 @@ pub(super) fn hour_of(ts: TimestampMs) -> u32 {
 
 /// What a sample is taken to cost in memory: a [`Value`] (24), its row number (4), its share of the time. A column of one type takes less; what is bounded
 /// by this is bounded.
-const SAMPLE_BYTES: u64 = 32;
+pub(super) const SAMPLE_BYTES: u64 = 32;
 /// What a text is taken to cost besides its bytes: its own allocation.
 const TEXT_BYTES: u64 = 16;
 /// A place in the list of columns, used or not.
-const COLUMN_BYTES: u64 = size_of::<Column>() as u64;
+pub(super) const COLUMN_BYTES: u64 = size_of::<Column>() as u64;
 
 /// Takes times, and the values at these places of the cells.
 pub(super) type Part<'a> = &'a mut dyn FnMut(&[i64], &Cells, Range<usize>);

@@ -25,6 +25,7 @@ use devmon_core::wire::{DeviceId, MessageId, TimestampMs};
 
 use super::admit::{Admission, Growth};
 use super::archive::Holds;
+use super::bounds::Bounds;
 use super::catalogue::Catalogue;
 use super::compact::Compactor;
 use super::days::{self, Days};
@@ -44,10 +45,7 @@ use super::{range, record, stored};
 
 /// Trimming works by whole segments, and one always stays.
 const JOURNAL_SEGMENT_BYTES: u64 = 32 << 20;
-/// How many times [`Options::seal_samples`] or [`Options::seal_bytes`] the heads may hold before commits wait for the sealing thread. One batch may pass it:
-/// the intake bounds those.
-const HEAD_FACTOR: u64 = 4;
-/// How long they wait.
+/// How long commits wait for a seal when the heads are full.
 const SEAL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How the store is kept. The defaults suit one collector on one disk.
@@ -76,6 +74,8 @@ pub struct Options {
     /// The heads are sealed when they take about so many bytes of memory: what bounds texts. Estimated upwards, 32 bytes for a sample and what its text takes,
     /// so that numbers reach [`seal_samples`](Self::seal_samples) first. Sealing needs the same again for a moment.
     pub seal_bytes: u64,
+    /// These bounds grow with the number of series, so that a seal has some rows of each to write; the memory of the heads not beyond this.
+    pub seal_max_bytes: u64,
     /// Bound on the dead letters, in bytes; the oldest go first.
     pub dead_letters_bytes: u64,
     /// Devices that the store takes; the first message of one more is refused.
@@ -100,6 +100,7 @@ impl Default for Options {
             seal_age: Duration::from_secs(3600),
             seal_samples: 2_000_000,
             seal_bytes: 256 << 20,
+            seal_max_bytes: 4 << 30,
             dead_letters_bytes: 16 << 20,
             max_devices: 1_000_000,
             max_device_series: 100_000,
@@ -357,8 +358,10 @@ impl Drop for Engine {
 impl Shared {
     /// Waits while the heads hold far more than the sealing thread was asked to leave in them.
     fn wait_for_room(&self) -> Result<(), StoreError> {
-        let most_samples = self.options.seal_samples.saturating_mul(HEAD_FACTOR);
-        let most_bytes = self.options.seal_bytes.saturating_mul(HEAD_FACTOR);
+        let (most_samples, most_bytes) = {
+            let series = self.read().catalogue.all_series;
+            Bounds::of(&self.options, series).most(&self.options)
+        };
         let full = || {
             let state = self.read();
             state.catalogue.head_samples + state.sealing_samples > most_samples
@@ -417,12 +420,13 @@ impl Shared {
         });
         let committed = committed.collect();
         // Those being sealed too, and then it is asked for what is done already: that does nothing.
-        let full = state.catalogue.head_samples > self.options.seal_samples
-            || state.catalogue.head_bytes.get() > self.options.seal_bytes;
+        let bounds = Bounds::of(&self.options, state.catalogue.all_series);
+        let full = state.catalogue.head_samples > bounds.samples
+            || state.catalogue.head_bytes.get() > bounds.bytes;
         drop(state);
         drop(journal);
         let unsealed = self.unsealed_bytes.fetch_add(bytes, Relaxed) + bytes;
-        if unsealed > self.options.seal_journal_bytes || full {
+        if unsealed > bounds.journal_bytes || full {
             self.signal.request();
         }
         Ok(committed)

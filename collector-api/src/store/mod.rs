@@ -18,6 +18,7 @@ mod admit;
 mod archive;
 mod blob;
 mod block;
+mod bounds;
 mod catalogue;
 mod column;
 mod compact;
