@@ -47,7 +47,7 @@ const MAX_ROWS: usize = 1024;
 /// Largest body before packing; metrics shrink to a fifth and less.
 const MAX_BODY_BYTES: usize = 32 * 1024;
 /// zstd's own default; higher levels gain 2 % on blocks of this size and cost twice the time.
-const ZSTD_LEVEL: i32 = 3;
+const ZSTD_LEVEL: i32 = 1; // 3 costs a tenth of the intake, and day files pack anew anyway
 
 /// zstd's own head takes a tenth of it, and hardly anything repeats: a row of some columns, as a large fleet seals them.
 const WORTH_PACKING_BYTES: usize = 100;

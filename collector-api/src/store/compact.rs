@@ -552,7 +552,20 @@ impl Compactor {
 
     fn delete_blocks(&self, hour: u32, upto: u32) -> Result<(), StoreError> {
         let (from, to) = days::hour_keys(hour);
-        self.delete_between(hour, from, to, upto)
+        let generation = self.shared.read().generation;
+        self.delete_between(hour, from, to, upto)?;
+        let mut others = false;
+        let scan = &mut |_: &[u8], _: &[u8]| {
+            others = true;
+            ControlFlow::Break(())
+        };
+        self.shared.kv.scan(Table::Blocks, &from, &to, scan)?;
+        let mut state = self.shared.write();
+        // The figures may be older than what an earlier life deleted. Without a seal since then nobody has added to them.
+        if !others && state.generation == generation {
+            state.hours.remove(&hour);
+        }
+        Ok(())
     }
 
     /// Deletes the blocks of an hour between two keys that were written up to a seal.

@@ -10,7 +10,9 @@ use devmon_core::wire::TimestampMs;
 
 use super::engine::{Accepted, Store, StoreError};
 use super::rollup::Tier;
-use super::seal_tests::{BASE_MS, Contents, contents, copy, metrics, open_watched, options};
+use super::seal_tests::{
+    BASE_MS, Contents, contents, copy, metrics, open_watched, open_watched_as, options,
+};
 use super::{Engine, Options};
 
 const ALL: TimestampMs = TimestampMs(i64::MAX);
@@ -144,6 +146,51 @@ fn killed_at_any_step_of_a_compaction_nothing_is_lost_and_nothing_counts_twice()
             "step {n}"
         );
         assert_eq!(day_files(&dir).len(), 3, "step {n}");
+    }
+}
+
+#[test]
+fn killed_while_old_days_are_removed_nothing_of_them_is_counted_or_removed_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let copies = tempfile::tempdir().unwrap();
+    drop({
+        let store = Engine::open(dir.path(), options()).unwrap();
+        store.commit(&batches().0).unwrap();
+        store.seal_now().unwrap();
+        store
+    });
+    let short = || Options {
+        retention: Duration::ZERO,
+        retention_1m: Duration::ZERO,
+        retention_1h: Duration::ZERO,
+        ..options()
+    };
+    let taken = Arc::new(AtomicUsize::new(0));
+    let store = {
+        let (from, to, taken) = (
+            dir.path().to_owned(),
+            copies.path().to_owned(),
+            taken.clone(),
+        );
+        open_watched_as(dir.path(), short(), move || {
+            let n = taken.fetch_add(1, Ordering::SeqCst);
+            copy(&from, &to.join(n.to_string()));
+            Ok(())
+        })
+    };
+    store.compact_before(ALL).unwrap();
+    assert_eq!((store.status().blocks, store.count_blocks()), (0, 0));
+    drop(store);
+    let taken = taken.load(Ordering::SeqCst);
+    assert!(taken > 15, "only {taken} steps were seen");
+    for n in 0..taken {
+        let dir = copies.path().join(n.to_string());
+        let store = Engine::open(&dir, short()).unwrap();
+        store.compact_before(ALL).unwrap();
+        // A count that is left would make each round remove the day once more.
+        let status = store.status();
+        assert_eq!((status.blocks, status.degraded), (0, None), "step {n}");
+        assert_eq!(store.count_blocks(), 0, "step {n}");
     }
 }
 

@@ -64,8 +64,16 @@ pub(super) fn open_watched(
     dir: &Path,
     before: impl Fn() -> Result<(), StoreError> + Send + Sync + 'static,
 ) -> Engine {
+    open_watched_as(dir, options(), before)
+}
+
+pub(super) fn open_watched_as(
+    dir: &Path,
+    options: Options,
+    before: impl Fn() -> Result<(), StoreError> + Send + Sync + 'static,
+) -> Engine {
     let before = Arc::new(before);
-    Engine::open_with(dir, options(), |kv| Box::new(Watched { kv, before })).unwrap()
+    Engine::open_with(dir, options, |kv| Box::new(Watched { kv, before })).unwrap()
 }
 
 pub(super) fn metrics(device: &str, seq: u64, frames: &[(i64, &str, String)]) -> Accepted {
