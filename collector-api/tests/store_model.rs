@@ -1,4 +1,5 @@
-//! The store against a map: whatever is committed, repeated, sealed or reopened, in whatever order, reads return what the map holds.
+//! The store against a map: whatever is committed, repeated, sealed, compacted, forgotten or reopened, in whatever order, reads return what the map holds: samples, and
+//! rollups of them as this file computes them, also when the samples are gone.
 
 #![expect(
     clippy::unwrap_used,
@@ -10,12 +11,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use devmon_collector::store::engine::{Accepted, Committed, Content, SeriesRange, Store};
+use devmon_collector::store::rollup::{Rollup, Tier};
 use devmon_collector::store::{Engine, Options};
 use devmon_core::wire::{FlatMessage, TimestampMs};
 use devmon_core::{MetricPath, Value};
 use proptest::prelude::*;
 
-const BASE_MS: i64 = 1_795_450_000_000;
+/// 2025-11-23T16:06:40Z: its day and the next are over, so that retention can take them.
+const BASE_MS: i64 = 1_763_914_000_000;
 const ALL: (TimestampMs, TimestampMs) = (TimestampMs(0), TimestampMs(i64::MAX));
 
 /// A message as its publisher would write it.
@@ -56,6 +59,8 @@ enum Op {
     Seal,
     /// Makes all days files, late samples of those that are it included.
     Compact,
+    /// Forgets a device.
+    Purge(u8),
     Reopen,
 }
 
@@ -93,6 +98,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0usize..4).prop_map(Op::Repeat),
         2 => Just(Op::Seal),
         2 => Just(Op::Compact),
+        1 => (0u8..2).prop_map(Op::Purge),
         1 => Just(Op::Reopen),
     ]
 }
@@ -229,6 +235,161 @@ fn check(store: &Engine, model: &Model) {
             expected.len() as u64
         );
     }
+    check_rollups(store, model, &TIERS, true);
+}
+
+const TIERS: [Tier; 2] = [Tier::Minute, Tier::Hour];
+
+/// What a bucket holds, in the plainest arithmetic.
+struct Bucket<'a> {
+    samples: Vec<(i64, &'a Value)>,
+}
+
+impl Bucket<'_> {
+    fn numbers(&self) -> Vec<f64> {
+        let number = |(_, value): &(i64, &Value)| match value {
+            Value::Float(x) => Some(*x),
+            Value::Integer(i) => Some(*i as f64),
+            Value::Boolean(b) => Some(f64::from(u8::from(*b))),
+            _ => None,
+        };
+        self.samples.iter().filter_map(number).collect()
+    }
+
+    /// Panics if it is not what the rollup says. `ordered`: that no sample came after the raw ones were gone.
+    fn check(&self, found: &Rollup, ordered: bool) {
+        let numbers = self.numbers();
+        let as_number = |value: &Value| match value {
+            Value::Integer(i) => *i as f64,
+            Value::Boolean(b) => f64::from(u8::from(*b)),
+            Value::Float(x) => *x,
+            other => panic!("{other:?} is no number"),
+        };
+        assert_eq!(found.count, self.samples.len() as u64);
+        assert_eq!(found.numbers, numbers.len() as u64);
+        let least = numbers.iter().copied().reduce(f64::min);
+        let most = numbers.iter().copied().reduce(f64::max);
+        assert_eq!(found.min.as_ref().map(as_number), least);
+        assert_eq!(found.max.as_ref().map(as_number), most);
+        // Added in another order, integers beyond 2^53 exactly.
+        let close =
+            |a: f64, b: f64| (a - b).abs() <= 1e-9 * numbers.iter().map(|x| x.abs()).sum::<f64>();
+        match &found.sum {
+            Some(sum) => assert!(
+                close(as_number(sum), numbers.iter().sum()),
+                "{sum:?} of {numbers:?}"
+            ),
+            None => assert!(numbers.is_empty()),
+        }
+        if !ordered {
+            return;
+        }
+        let (first, last) = (self.samples[0], self.samples[self.samples.len() - 1]);
+        assert_eq!((found.first_ts.0, found.last_ts.0), (first.0, last.0));
+        assert!(found.first.same_bits(first.1) && found.last.same_bits(last.1));
+        let step = |w: &[f64]| if w[1] >= w[0] { w[1] - w[0] } else { w[1] };
+        let increase: f64 = numbers.windows(2).map(step).sum();
+        let all: f64 = numbers.iter().map(|x| x.abs()).sum();
+        assert!(
+            (found.increase - increase).abs() <= 1e-9 * all.max(1.0),
+            "{} of {numbers:?}",
+            found.increase
+        );
+    }
+}
+
+fn check_rollups(store: &Engine, model: &Model, tiers: &[Tier], ordered: bool) {
+    for ((device, path), series) in model {
+        for tier in tiers {
+            let width = tier.bucket_ms().unwrap();
+            let mut expected: BTreeMap<i64, Bucket<'_>> = BTreeMap::new();
+            for (ts, value) in series {
+                let bucket = expected.entry(ts.div_euclid(width) * width);
+                let bucket = bucket.or_insert(Bucket {
+                    samples: Vec::new(),
+                });
+                bucket.samples.push((*ts, value));
+            }
+            let paths = [path.parse::<MetricPath>().unwrap()];
+            let found = store
+                .rollups(device, &paths, *tier, ALL.0, ALL.1, 1_000_000)
+                .unwrap();
+            let found = &found[0].rollups;
+            let buckets: Vec<i64> = found.iter().map(|r| r.ts.0).collect();
+            let wanted: Vec<i64> = expected.keys().copied().collect();
+            assert_eq!(buckets, wanted, "{device} {path} {tier:?}");
+            for (rollup, bucket) in found.iter().zip(expected.values()) {
+                bucket.check(rollup, ordered);
+            }
+        }
+    }
+}
+
+/// No raw samples, and no rollups of these tiers.
+fn check_gone(store: &Engine, model: &Model, tiers: &[Tier]) {
+    for (device, path) in model.keys() {
+        let paths = [path.parse::<MetricPath>().unwrap()];
+        let raw = store
+            .range(device, &paths, ALL.0, ALL.1, 1_000_000)
+            .unwrap();
+        assert!(raw[0].is_empty(), "{device} {path}");
+        for tier in tiers {
+            let found = store
+                .rollups(device, &paths, *tier, ALL.0, ALL.1, 1_000_000)
+                .unwrap();
+            assert_eq!(found[0].rollups, [], "{device} {path} {tier:?}");
+        }
+    }
+}
+
+/// Goes through the tiers as time would: each shorter retention is one of a later year. What comes late is folded into what is there.
+fn age(dir: &Path, model: &mut Model) {
+    let gone = Duration::ZERO;
+    let by = |retention: Duration, retention_1m: Duration, retention_1h: Duration| {
+        let options = Options {
+            retention,
+            retention_1m,
+            retention_1h,
+            ..options()
+        };
+        let store = Engine::open(dir, options).unwrap();
+        store.compact_before(ALL.1).unwrap();
+        store
+    };
+    let century = options().retention;
+    let store = by(gone, century, century);
+    check_gone(&store, model, &[]);
+    check_rollups(&store, model, &TIERS, true);
+    let late: Vec<Accepted> = (0..24)
+        .step_by(5)
+        .map(|slot| {
+            let ts = BASE_MS + slot * 1_200_000 + 777; // no sample stands there yet
+            accepted(
+                "d0",
+                BASE_MS,
+                format!(
+                    "{{\"ts\":{ts},\"metrics\":{{\"cpu\":{{\"m0\":{slot},\"late\":{slot}}}}}}}"
+                ),
+            )
+        })
+        .collect();
+    store.commit(&late).unwrap();
+    for item in &late {
+        apply(model, item);
+    }
+    store.compact_before(ALL.1).unwrap();
+    check_rollups(&store, model, &TIERS, false);
+    drop(store);
+    let store = by(gone, gone, century);
+    check_gone(&store, model, &[Tier::Minute]);
+    check_rollups(&store, model, &[Tier::Hour], false);
+    drop(store);
+    let store = by(gone, gone, gone);
+    check_gone(&store, model, &TIERS);
+    assert_eq!(
+        (store.status().archive_files, store.status().blocks),
+        (0, 0)
+    );
 }
 
 proptest! {
@@ -271,6 +432,13 @@ proptest! {
                         apply(&mut model, &item); // the short form has no id: it counts again
                     }
                 }
+                Op::Purge(n) => {
+                    let device = format!("d{n}");
+                    let known = model.keys().any(|(d, _)| *d == device);
+                    prop_assert_eq!(store.purge(&device).unwrap(), known);
+                    model.retain(|(d, _), _| *d != device);
+                    log.retain(|item| item.device.as_str() != device); // what it sends again is new
+                }
                 Op::Seal => store.seal_now().unwrap(),
                 Op::Compact => store.compact_before(ALL.1).unwrap(),
                 Op::Reopen => {
@@ -291,6 +459,8 @@ proptest! {
         store.compact_before(ALL.1).unwrap();
         check(&store, &model);
         prop_assert_eq!(store.status().blocks, 0);
+        drop(store);
+        age(dir.path(), &mut model);
     }
 }
 

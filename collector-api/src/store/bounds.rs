@@ -11,7 +11,7 @@ use super::local::Options;
 const ROWS: u64 = 8;
 /// What a sample is taken to have in the journal: text, and its share of the message.
 const JOURNAL_BYTES: u64 = 40;
-/// The journal's bound does not grow above this: replaying it takes half a minute.
+/// The journal's bound does not grow above this, for a start replays it (`docs/benchmarks.md`, a fleet, has how long that takes).
 const JOURNAL_MAX_BYTES: u64 = 2 << 30;
 /// How many times their bounds the heads may hold before commits wait for the sealing thread. One batch may pass it: the intake bounds those.
 const FACTOR: u64 = 4;

@@ -1,4 +1,4 @@
-//! Retention cycles: each writes a day and drops a day; bytes on disk and memory must not grow.
+//! Retention cycles: each writes a day, makes one coarser in each tier, and drops one; bytes on disk and memory must not grow.
 //!
 //! A day can not be waited for. Cycle c writes the samples of day c of a synthetic calendar that lies in the past, and the collector is started with a retention that ends where
 //! day c − 1 begins: for the store the same as if a day had gone by.
@@ -14,8 +14,12 @@ use crate::load::{self, Plan, Shape, now_ms};
 
 const DAY_MS: i64 = 86_400_000;
 const HOUR_MS: i64 = 3_600_000;
-/// Days that are kept when a day has been written, that one included.
+/// Days that are kept when a day has been written, that one included: with their samples; after them as minutes; and after those as hours.
 const KEPT_DAYS: i64 = 2;
+const KEPT_DAYS_1M: i64 = 2;
+const KEPT_DAYS_1H: i64 = 2;
+/// From this cycle on each one takes as much as it brings, in every tier.
+const STEADY: usize = (KEPT_DAYS + KEPT_DAYS_1M + KEPT_DAYS_1H) as usize + 1;
 const DEVICES: u32 = 20;
 const METRICS: u32 = 50;
 const STEP: Duration = Duration::from_secs(10);
@@ -30,7 +34,7 @@ pub(super) fn run(soak: &Soak, cycles: u32) -> anyhow::Result<()> {
     let first_day = now_ms() / DAY_MS - i64::from(cycles) - 3;
     let messages = u64::from(DEVICES) * DAY_MS as u64 / STEP.as_millis() as u64 / u64::from(FRAMES);
     println!(
-        "{} samples a cycle; the last {KEPT_DAYS} days are kept",
+        "{} samples a cycle; {KEPT_DAYS} days are kept, {KEPT_DAYS_1M} more as minutes, {KEPT_DAYS_1H} more as hours",
         messages * u64::from(FRAMES) * u64::from(METRICS)
     );
     println!(
@@ -41,9 +45,12 @@ pub(super) fn run(soak: &Soak, cycles: u32) -> anyhow::Result<()> {
     for cycle in 0..i64::from(cycles) {
         let day = first_day + cycle;
         let kept_from = (day - KEPT_DAYS + 1) * DAY_MS;
+        let hours = |from_ms: i64| (now_ms() - from_ms) / HOUR_MS;
         let config = format!(
-            "retention = \"{}h\"\n{}\n[store]\nseal_age = \"1s\"\n",
-            (now_ms() - kept_from) / HOUR_MS,
+            "retention = \"{}h\"\nretention_1m = \"{}h\"\nretention_1h = \"{}h\"\narchive_late_after = \"36s\"\n{}\n[store]\nseal_age = \"1s\"\n",
+            hours(kept_from),
+            hours(kept_from - KEPT_DAYS_1M * DAY_MS),
+            hours(kept_from - (KEPT_DAYS_1M + KEPT_DAYS_1H) * DAY_MS),
             soak.config
         );
         let mut collector = Collector::start(soak.program()?, &data, &config, LOG)?;
@@ -91,16 +98,16 @@ pub(super) fn run(soak: &Soak, cycles: u32) -> anyhow::Result<()> {
     }
     std::fs::remove_dir_all(&data)?;
     println!(
-        "on disk without the journal, and in memory at most: third cycle and last {:?} {:?}",
-        totals.get(2),
+        "on disk without the journal, and in memory at most, MB: cycle {STEADY} and last {:?} {:?}",
+        totals.get(STEADY - 1),
         totals.last()
     );
-    let (Some(third), Some(last)) = (totals.get(2), totals.last()) else {
+    let (Some(steady), Some(last)) = (totals.get(STEADY - 1), totals.last()) else {
         return Ok(());
     };
-    if last.0 > 1.5 * third.0 || last.1 > 1.5 * third.1 {
+    if last.0 > 1.5 * steady.0 || last.1 > 1.5 * steady.1 {
         bail!(
-            "it grows: {third:?} MB on disk (without the journal) and in memory in the third cycle, {last:?} in the last"
+            "it grows: {steady:?} MB on disk (without the journal) and in memory in cycle {STEADY}, {last:?} in the last"
         );
     }
     Ok(())
