@@ -79,14 +79,19 @@ struct StoreKeys {
     seal_age: Option<DurationText>,
 }
 
+/// Of the machine's memory, unless it is said otherwise: what the heads hold before they are sealed, and the most that this may grow to. Four times the first, twice the
+/// second may be in memory before commits wait.
+const SEAL_PART: u64 = 16;
+const SEAL_MAX_PART: u64 = 4;
+
 impl StoreKeys {
     fn apply(&self, store: &mut Options) {
         store.seal_samples = self.seal_samples.unwrap_or(store.seal_samples).max(1);
-        store.seal_bytes = self.seal_bytes.unwrap_or(store.seal_bytes).max(1);
-        let most = memory_bytes().map_or(store.seal_max_bytes, |bytes| bytes / 4);
-        store.seal_max_bytes = self
-            .seal_max_bytes
-            .unwrap_or(store.seal_max_bytes.min(most));
+        let memory = memory_bytes().unwrap_or(u64::MAX);
+        let usual = store.seal_bytes.min(memory / SEAL_PART);
+        store.seal_bytes = self.seal_bytes.unwrap_or(usual).max(1);
+        let most = store.seal_max_bytes.min(memory / SEAL_MAX_PART);
+        store.seal_max_bytes = self.seal_max_bytes.unwrap_or(most);
         // A journal whose segments are smaller than a record could not be trimmed in step with the seals.
         let journal_bytes = self.seal_journal_bytes.unwrap_or(store.seal_journal_bytes);
         store.seal_journal_bytes = journal_bytes.max(64 << 10);
