@@ -369,8 +369,13 @@ impl Compactor {
             names::write(&self.shared)?;
             self.names_upto.set(upto);
         }
-        let revision = old.as_ref().map_or(0, |day| day.named.revision) + 1;
-        let path = days::path(&self.shared.dir, day, revision);
+        let mut revision = old.as_ref().map_or(0, |day| day.named.revision) + 1;
+        let mut path = days::path(&self.shared.dir, day, revision);
+        // One of an attempt that failed behind its publication: its record may be on disk after all, and has to find that very file.
+        while path.exists() {
+            revision += 1;
+            path = days::path(&self.shared.dir, day, revision);
+        }
         let mut temporary = path.clone().into_os_string();
         temporary.push(days::TEMPORARY);
         let temporary = Path::new(&temporary);

@@ -150,6 +150,45 @@ fn killed_at_any_step_of_a_compaction_nothing_is_lost_and_nothing_counts_twice()
 }
 
 #[test]
+fn rollups_are_whole_while_days_go_coarser() {
+    let dir = tempfile::tempdir().unwrap();
+    let day = 24 * HOUR;
+    let store = Engine::open(dir.path(), options()).unwrap();
+    let message = |n: i64| {
+        metrics(
+            "a",
+            n as u64,
+            &[(n * HOUR - 400 * day, "cpu", format!("\"x\":{n}"))],
+        )
+    };
+    let messages: Vec<Accepted> = (0..60 * 24).map(message).collect();
+    store.commit(&messages).unwrap();
+    store.compact_before(ALL).unwrap();
+    let paths = ["/cpu/x".parse::<MetricPath>().unwrap()];
+    let read = |store: &Engine| {
+        let found = store.rollups("a", &paths, Tier::Minute, TimestampMs(0), ALL, 100_000);
+        found.unwrap().remove(0).rollups
+    };
+    let expected = read(&store);
+    assert_eq!(expected.len(), messages.len());
+    drop(store);
+    // The first round of compaction begins with the start: each of 60 days loses its samples while they are read.
+    let gone = Options {
+        retention: Duration::ZERO,
+        retention_1m: options().retention,
+        ..options()
+    };
+    let store = Engine::open(dir.path(), gone).unwrap();
+    let mut reads = 0;
+    while store.status().oldest_day.is_some() {
+        assert!(read(&store) == expected, "read {reads}");
+        reads += 1;
+    }
+    assert!(reads > 1, "it was over too soon");
+    assert!(read(&store) == expected);
+}
+
+#[test]
 fn killed_while_old_days_are_removed_nothing_of_them_is_counted_or_removed_again() {
     let dir = tempfile::tempdir().unwrap();
     let copies = tempfile::tempdir().unwrap();

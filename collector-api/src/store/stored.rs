@@ -6,7 +6,8 @@
 //! | has a file with raw samples, nothing late | 1 h: stored; 1 m: made from raw samples |
 //! | has a file of rollups | stored, with late samples folded in (`merge` says how exactly) |
 //!
-//! A day whose file is replaced while it is read is read again.
+//! A day whose file is replaced while it is read is read again; all of them, if one goes coarser meanwhile: its samples may have been looked for too late, and its rollups not
+//! at all.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -41,8 +42,40 @@ struct Stored {
     late: bool,
 }
 
+/// Days go coarser once in their life for each tier; a range that changes more often while it is read is not to be had.
+const TRIES: usize = 32;
+
 /// See [`Store::rollups`](super::engine::Store::rollups).
 pub(super) fn rollups(
+    shared: &Shared,
+    question: &Question<'_>,
+    from: TimestampMs,
+    to: TimestampMs,
+) -> Result<Vec<SeriesRollups>, StoreError> {
+    let mut before = coarse(shared, from, to);
+    for _ in 0..TRIES {
+        let found = attempt(shared, question, from, to)?;
+        let now = coarse(shared, from, to);
+        if now == before {
+            return Ok(found);
+        }
+        before = now;
+    }
+    attempt(shared, question, from, to)
+}
+
+/// The days without raw samples, and what they hold.
+fn coarse(shared: &Shared, from: TimestampMs, to: TimestampMs) -> Vec<(u32, Holds)> {
+    if from >= to {
+        return Vec::new();
+    }
+    let state = shared.read();
+    let days = state.days.range(day_of(from)..=day_of(to));
+    let holds = days.filter_map(|(day, of)| Some((*day, of.file.as_ref()?.holds())));
+    holds.filter(|(_, holds)| *holds != Holds::Raw).collect()
+}
+
+fn attempt(
     shared: &Shared,
     question: &Question<'_>,
     from: TimestampMs,
