@@ -136,7 +136,7 @@ pub struct ExportArgs {
     /// How it is written.
     #[arg(long, value_enum, default_value_t = ExportFormat::Csv)]
     pub format: ExportFormat,
-    /// File to write; it is replaced once all is written [default: standard output].
+    /// File to write; it is replaced once all is written [default, and -: standard output].
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
 }

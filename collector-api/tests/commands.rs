@@ -242,6 +242,7 @@ fn export_takes_what_is_asked_for() {
         out.lines().map(str::to_owned).collect()
     };
     assert_eq!(rows(&["--device", "zoo"]).len(), 210);
+    assert_eq!(rows(&["--device", "zoo", "--output", "-"]).len(), 210);
     assert_eq!(
         rows(&["--device", "zoo", "--device", "greenhouse"]).len(),
         420

@@ -59,7 +59,11 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
         count = exported.run(out)?;
         out.finish().context("the output can not be written")
     };
-    match &args.output {
+    match args
+        .output
+        .as_deref()
+        .filter(|path| *path != Path::new("-"))
+    {
         None => {
             let closed = Arc::new(AtomicBool::new(false));
             let out = Standard {
