@@ -102,8 +102,15 @@ fn stored(store: &Engine) -> usize {
     range.unwrap()[0].len()
 }
 
+/// Nothing ages, and no day becomes a file by itself, whenever this is run.
 fn open(dir: &Path) -> Engine {
-    Engine::open(dir, Options::default()).unwrap()
+    let century = std::time::Duration::from_secs(100 * 365 * 86_400);
+    let options = Options {
+        retention: century,
+        archive_after: 10 * century,
+        ..Options::default()
+    };
+    Engine::open(dir, options).unwrap()
 }
 
 #[test]
@@ -179,4 +186,39 @@ fn a_seal_on_a_full_disk_fails_and_is_made_good() {
     assert_eq!(store.status().degraded, None);
     assert_eq!(stored(&store), 2001);
     assert_eq!(store.status().head_samples, 0);
+}
+
+#[test]
+fn a_day_that_can_not_be_archived_on_a_full_disk_stays_readable_and_is_archived_later() {
+    let Some(disk) = SmallDisk::mount(48) else {
+        return;
+    };
+    let dir = disk.dir.path().join("store");
+    let store = open(&dir);
+    for seq in 0..20 {
+        let batch: Vec<_> = (seq * 100..(seq + 1) * 100).map(message).collect();
+        store.commit(&batch).unwrap();
+    }
+    store.seal_now().unwrap();
+    let all = TimestampMs(i64::MAX);
+    disk.fill_up();
+    let error = store.compact_before(all).unwrap_err().to_string();
+    assert!(error.contains("No space left"), "{error}");
+    let status = store.status();
+    assert!(
+        status
+            .archive_problem
+            .is_some_and(|p| p.contains("No space left"))
+    );
+    assert_eq!(status.archive_files, 0);
+    assert_eq!(stored(&store), 2000, "readable meanwhile");
+    disk.free();
+    assert!((0..3).any(|_| store.compact_before(all).is_ok()));
+    let status = store.status();
+    assert_eq!((status.archive_problem, status.archive_files), (None, 1));
+    assert_eq!((status.blocks, stored(&store)), (0, 2000));
+    drop(store);
+    let store = open(&dir);
+    assert_eq!(store.status().degraded, None);
+    assert_eq!(stored(&store), 2000);
 }
