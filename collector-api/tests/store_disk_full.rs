@@ -7,6 +7,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use devmon_collector::store::engine::{Accepted, Content, DeadLetter, Store};
 use devmon_collector::store::{Engine, Options};
@@ -104,7 +105,7 @@ fn stored(store: &Engine) -> usize {
 
 /// Nothing ages, and no day becomes a file by itself, whenever this is run.
 fn open(dir: &Path) -> Engine {
-    let century = std::time::Duration::from_secs(100 * 365 * 86_400);
+    let century = Duration::from_secs(100 * 365 * 86_400);
     let options = Options {
         retention: century,
         archive_after: 10 * century,
@@ -211,14 +212,32 @@ fn a_day_that_can_not_be_archived_on_a_full_disk_stays_readable_and_is_archived_
             .is_some_and(|p| p.contains("No space left"))
     );
     assert_eq!(status.archive_files, 0);
-    assert_eq!(stored(&store), 2000, "readable meanwhile");
-    disk.free();
-    assert!((0..3).any(|_| store.compact_before(all).is_ok()));
-    let status = store.status();
-    assert_eq!((status.archive_problem, status.archive_files), (None, 1));
-    assert_eq!((status.blocks, stored(&store)), (0, 2000));
+    // Longer than sled takes to notice by itself (it flushes each second), and across a start.
+    let until = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < until {
+        assert_eq!(stored(&store), 2000, "readable meanwhile");
+        assert!(store.commit(&[message(2000)]).is_err(), "still full");
+    }
     drop(store);
     let store = open(&dir);
     assert_eq!(store.status().degraded, None);
-    assert_eq!(stored(&store), 2000);
+    assert_eq!(
+        stored(&store),
+        2000,
+        "readable after a start on a full disk"
+    );
+    assert!(store.commit(&[message(2000)]).is_err(), "still full");
+    let problem = store.status().problem.unwrap();
+    assert!(problem.contains("the disk is full"), "{problem}");
+    disk.free();
+    store.commit(&[message(2000)]).unwrap();
+    store.seal_now().unwrap();
+    assert!((0..3).any(|_| store.compact_before(all).is_ok()));
+    let status = store.status();
+    assert_eq!((status.archive_problem, status.archive_files), (None, 1));
+    assert_eq!((status.blocks, stored(&store)), (0, 2001));
+    drop(store);
+    let store = open(&dir);
+    assert_eq!(store.status().degraded, None);
+    assert_eq!(stored(&store), 2001);
 }

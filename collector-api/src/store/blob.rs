@@ -295,7 +295,7 @@ mod tests {
     #[test]
     fn the_newest_committed_version_counts_and_the_rest_is_garbage() {
         let dir = tempfile::tempdir().unwrap();
-        let kv = SledKv::open(dir.path()).unwrap().kv;
+        let kv = SledKv::open_anew(dir.path());
         let a = Id {
             kind: Kind::Devices,
             number: 1,
@@ -334,7 +334,7 @@ mod tests {
     #[test]
     fn a_missing_or_damaged_piece_is_an_error_with_its_place() {
         let dir = tempfile::tempdir().unwrap();
-        let kv = SledKv::open(dir.path()).unwrap().kv;
+        let kv = SledKv::open_anew(dir.path());
         let id = Id {
             kind: Kind::Stream,
             number: 5,

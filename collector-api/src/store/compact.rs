@@ -354,6 +354,7 @@ impl Compactor {
         let Some(by_age) = retention::holds(&self.shared.options, day, now) else {
             return self.drop_day(day, now);
         };
+        self.shared.reserve.hold()?;
         let (upto, old) = {
             let state = self.shared.read();
             (state.generation, state.days.get(&day).cloned())

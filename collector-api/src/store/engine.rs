@@ -188,6 +188,14 @@ pub enum StoreError {
         path: std::path::PathBuf,
         detail: String,
     },
+    /// The disk is full. Nothing was changed; it works again when there is room.
+    #[error(
+        "the disk is full: no room to set aside as {path} ({detail}); free some, and it goes on by itself"
+    )]
+    DiskFull {
+        path: std::path::PathBuf,
+        detail: String,
+    },
     /// A block whose bytes do not hold what its checksum says.
     #[error("block {key}: {detail}")]
     DamagedBlock { key: String, detail: String },

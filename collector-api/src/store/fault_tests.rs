@@ -103,7 +103,7 @@ fn stored(store: &Engine) -> usize {
 #[test]
 fn a_barrier_does_not_pass_for_puts_that_a_full_disk_has_swallowed() {
     let Some(disk) = Disk::mount(24) else { return };
-    let kv = SledKv::open(&disk.0.path().join("db")).unwrap().kv;
+    let kv = SledKv::open_anew(&disk.0.path().join("db"));
     kv.put(Table::Meta, b"x", b"0").unwrap();
     kv.barrier().unwrap();
     disk.fill();

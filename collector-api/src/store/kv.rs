@@ -10,7 +10,7 @@
 //! - A `snap.*.generating` that a kill left behind breaks every later open: removed before.
 //! - Values above [`MAX_VALUE_BYTES`] end in files that are not fsynced and leak: refused.
 //! - One failed write (disk full) fails all later ones until it is opened again, and what was not flushed is gone then: it is opened again, and the next
-//!   barrier fails, so that whoever wrote begins anew.
+//!   barrier fails, so that whoever wrote begins anew. Opening writes, too: on a full disk it takes the room of the `reserve`.
 //! - Its file never gets smaller, only room in it is used again: [`Kv::shrink`] writes the database anew when little of it is left.
 //! - Batches and transactions take a lock that all processes' databases share: single puts.
 
@@ -18,10 +18,11 @@ use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use super::engine::StoreError;
+use super::reserve::Reserve;
 
 /// Largest value: 16 to 19 such make one of sled's pages, which must stay below 131 052 bytes.
 pub(super) const MAX_VALUE_BYTES: usize = 6 * 1024;
@@ -103,6 +104,7 @@ pub(super) struct Opened {
 /// sled in a directory.
 pub(super) struct SledKv {
     dir: PathBuf,
+    reserve: Arc<Reserve>,
     /// `None` between a failure and a successful opening again.
     open: RwLock<Option<Open>>,
     /// It was opened again since the last barrier: what was put or deleted before that may be gone, so the next barrier fails, also where a failed change was
@@ -121,13 +123,13 @@ impl SledKv {
     ///
     /// # Errors
     /// [`StoreError::Database`] when not even an empty one can be made.
-    pub(super) fn open(dir: &Path) -> Result<Opened, StoreError> {
+    pub(super) fn open(dir: &Path, reserve: &Arc<Reserve>) -> Result<Opened, StoreError> {
         std::fs::create_dir_all(dir).map_err(|e| database(dir, &e))?;
         remove_anew(dir)?;
         remove_half_made_snapshots(dir)?;
         let mut quarantined = None;
         let environment = |failure: Failure| database(dir, failure.detail);
-        let open = match open_patiently(dir) {
+        let open = match open_patiently(dir, reserve) {
             Ok(open) => open,
             Err(failure) if !failure.damaged => return Err(environment(failure)),
             Err(first) => {
@@ -136,14 +138,14 @@ impl SledKv {
                     "the database does not open; trying without its snapshot"
                 );
                 set_snapshots_aside(dir)?;
-                match open_patiently(dir) {
+                match open_patiently(dir, reserve) {
                     Ok(open) => open,
                     Err(failure) if !failure.damaged => return Err(environment(failure)),
                     Err(second) => {
                         let aside = quarantine(dir)?;
                         tracing::error!(error = second.detail, moved_to = %aside.display(), "the database can not be opened; beginning an empty one");
                         quarantined = Some(aside);
-                        open_patiently(dir).map_err(environment)?
+                        open_patiently(dir, reserve).map_err(environment)?
                     }
                 }
             }
@@ -151,11 +153,19 @@ impl SledKv {
         sync_dir(dir)?;
         let kv = Self {
             dir: dir.to_owned(),
+            reserve: reserve.clone(),
             open: RwLock::new(Some(open)),
             forgot: AtomicBool::new(false),
             openings: AtomicU64::new(0),
         };
         Ok(Opened { kv, quarantined })
+    }
+
+    /// As [`open`](Self::open), of one that is nowhere else, for tests.
+    #[cfg(test)]
+    pub(super) fn open_anew(dir: &Path) -> Self {
+        let reserve = Reserve::of(dir.parent().unwrap());
+        Self::open(dir, &Arc::new(reserve)).unwrap().kv
     }
 
     /// Opens a database that is there, without the ladder: what does not open stays where it is.
@@ -164,7 +174,8 @@ impl SledKv {
     /// [`StoreError::Database`], or [`StoreError::DamagedBlock`] if a start would move it aside.
     pub(super) fn open_as_it_is(dir: &Path) -> Result<Self, StoreError> {
         remove_half_made_snapshots(dir)?;
-        let open = open_patiently(dir).map_err(|failure| match failure.damaged {
+        let reserve = Arc::new(Reserve::of(dir.parent().unwrap_or(Path::new("."))));
+        let open = open_patiently(dir, &reserve).map_err(|failure| match failure.damaged {
             true => StoreError::DamagedBlock {
                 key: format!("database {}", dir.display()),
                 detail: format!("it does not open: {}", failure.detail),
@@ -173,6 +184,7 @@ impl SledKv {
         })?;
         Ok(Self {
             dir: dir.to_owned(),
+            reserve,
             open: RwLock::new(Some(open)),
             forgot: AtomicBool::new(false),
             openings: AtomicU64::new(0),
@@ -240,7 +252,8 @@ impl SledKv {
         self.openings.fetch_add(1, Relaxed);
         drop(guard.take());
         remove_half_made_snapshots(&self.dir)?;
-        *guard = Some(open_patiently(&self.dir).map_err(|e| database(&self.dir, e.detail))?);
+        let opened = open_patiently(&self.dir, &self.reserve);
+        *guard = Some(opened.map_err(|e| database(&self.dir, e.detail))?);
         Ok(())
     }
 }
@@ -342,7 +355,8 @@ impl Kv for SledKv {
         );
         let parent = self.dir.parent().unwrap_or(Path::new("."));
         let synced = sync_dir(parent);
-        *guard = Some(open_patiently(&self.dir).map_err(|e| database(&self.dir, e.detail))?);
+        let opened = open_patiently(&self.dir, &self.reserve);
+        *guard = Some(opened.map_err(|e| database(&self.dir, e.detail))?);
         synced?;
         remove_anew(&self.dir)?;
         match exchanged {
@@ -398,6 +412,7 @@ fn write_anew(old: &Open, dir: &Path) -> Result<(), Failure> {
     let environment = |error: StoreError| Failure {
         detail: error.to_string(),
         damaged: false,
+        full: false,
     };
     remove_anew(dir).map_err(environment)?;
     let anew = anew(dir);
@@ -448,15 +463,29 @@ struct Failure {
     detail: String,
     /// What it read is not what was written. Else: disk full, no permission, in use; moving the database aside would help nobody.
     damaged: bool,
+    /// The disk is full.
+    full: bool,
 }
 
-/// Opens, and waits for the lock: sled's threads let go of a database that this process has closed a moment later.
-fn open_patiently(dir: &Path) -> Result<Open, Failure> {
+/// Opens, and waits for the lock: sled's threads let go of a database that this process has closed a moment later. On a full disk the reserve makes room.
+fn open_patiently(dir: &Path, reserve: &Reserve) -> Result<Open, Failure> {
     let give_up = Instant::now() + REOPEN_PATIENCE;
     loop {
         match open_sled(dir) {
             Err(failure) if failure.detail.contains(LOCKED) && Instant::now() < give_up => {
                 std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(failure) if failure.full && reserve.give_up() => {
+                tracing::warn!(
+                    error = failure.detail,
+                    "the disk is full; opening the database takes the room set aside for that"
+                );
+                // Of the attempt that failed: sled takes it for its newest, and fails on it.
+                remove_half_made_snapshots(dir).map_err(|error| Failure {
+                    detail: error.to_string(),
+                    damaged: false,
+                    full: false,
+                })?;
             }
             opened => return opened,
         }
@@ -487,30 +516,43 @@ fn guarded<T>(f: impl FnOnce() -> sled::Result<T>) -> Result<T, Failure> {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => {
             let detail = error.to_string();
+            let full = says_full(&detail);
             // sled copies errors and loses their number, but not their kind.
             let environment = match &error {
                 sled::Error::Io(io) => {
                     use std::io::ErrorKind::{InvalidData, Other, UnexpectedEof};
                     let of_content = matches!(io.kind(), InvalidData | Other | UnexpectedEof);
-                    io.raw_os_error().is_some() || !of_content || detail.contains(LOCKED)
+                    full || io.raw_os_error().is_some() || !of_content || detail.contains(LOCKED)
                 }
                 _ => false,
             };
             Err(Failure {
                 detail,
                 damaged: !environment,
+                full,
             })
         }
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
             let detail = format!("sled panicked: {}", text.unwrap_or("no message"));
+            let full = says_full(&detail);
             Err(Failure {
                 detail,
-                damaged: true,
+                damaged: !full,
+                full,
             })
         }
     }
+}
+
+/// sled keeps of an error its kind and text only, and of a panic the text.
+fn says_full(detail: &str) -> bool {
+    const CODES: [rustix::io::Errno; 2] = [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT];
+    let code = |errno: rustix::io::Errno| format!("(os error {})", errno.raw_os_error());
+    CODES.iter().any(|&errno| detail.contains(&code(errno)))
+        || detail.contains("StorageFull")
+        || detail.contains("QuotaExceeded")
 }
 
 fn snapshots(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
@@ -561,6 +603,10 @@ fn database(path: &Path, detail: impl std::fmt::Display) -> StoreError {
 mod tests {
     use super::*;
 
+    fn open(dir: &Path) -> Opened {
+        SledKv::open(dir, &Arc::new(Reserve::of(dir))).unwrap()
+    }
+
     fn put(kv: &SledKv, key: &[u8], value: &[u8]) {
         kv.put(Table::Blocks, key, value).unwrap();
     }
@@ -568,7 +614,7 @@ mod tests {
     #[test]
     fn entries_come_back_in_order_and_survive_a_reopen() {
         let dir = tempfile::tempdir().unwrap();
-        let kv = SledKv::open(dir.path()).unwrap().kv;
+        let kv = open(dir.path()).kv;
         put(&kv, b"b", b"2");
         put(&kv, b"a", b"1");
         put(&kv, b"c", b"3");
@@ -595,7 +641,7 @@ mod tests {
     fn a_database_of_which_little_is_left_gives_its_disk_back() {
         let parent = tempfile::tempdir().unwrap();
         let dir = parent.path().join("db");
-        let kv = SledKv::open(&dir).unwrap().kv;
+        let kv = open(&dir).kv;
         let all = |kv: &SledKv| {
             let mut seen = Vec::new();
             kv.scan(Table::Blocks, &[], &[0xff; 8], &mut |k, v| {
@@ -630,7 +676,7 @@ mod tests {
         drop(kv);
         // A kill between exchange and removal, or before the exchange.
         std::fs::create_dir(anew(&dir)).unwrap();
-        let opened = SledKv::open(&dir).unwrap();
+        let opened = open(&dir);
         assert_eq!(opened.quarantined, None);
         assert!(!anew(&dir).exists());
         assert_eq!(all(&opened.kv).len(), before.len() + 1);
@@ -641,7 +687,7 @@ mod tests {
     #[test]
     fn a_scan_that_fails_half_way_goes_on_behind_what_was_seen() {
         let dir = tempfile::tempdir().unwrap();
-        let kv = SledKv::open(dir.path()).unwrap().kv;
+        let kv = open(dir.path()).kv;
         for key in [b"a", b"b", b"c", b"d"] {
             put(&kv, key, key);
         }
@@ -662,7 +708,7 @@ mod tests {
     #[test]
     fn a_value_that_sled_would_put_into_a_blob_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let kv = SledKv::open(dir.path()).unwrap().kv;
+        let kv = open(dir.path()).kv;
         put(&kv, b"a", &[0; MAX_VALUE_BYTES]);
         assert!(
             kv.put(Table::Blocks, b"a", &[0; MAX_VALUE_BYTES + 1])
@@ -674,13 +720,13 @@ mod tests {
     fn a_half_made_snapshot_does_not_hinder_the_next_open() {
         let dir = tempfile::tempdir().unwrap();
         {
-            let kv = SledKv::open(dir.path()).unwrap().kv;
+            let kv = open(dir.path()).kv;
             put(&kv, b"a", b"1");
             kv.barrier().unwrap();
         }
         // What a kill during open leaves: sled takes it for its newest snapshot.
         std::fs::write(dir.path().join("snap.7FFFFFFFFFFFFFFF.generating"), b"half").unwrap();
-        let opened = SledKv::open(dir.path()).unwrap();
+        let opened = open(dir.path());
         assert_eq!(opened.quarantined, None);
         assert_eq!(opened.kv.get(Table::Blocks, b"a").unwrap().unwrap(), b"1");
     }
@@ -689,7 +735,7 @@ mod tests {
     fn a_damaged_snapshot_is_set_aside_and_the_log_read_instead() {
         let dir = tempfile::tempdir().unwrap();
         for _ in 0..2 {
-            let kv = SledKv::open(dir.path()).unwrap().kv;
+            let kv = open(dir.path()).kv;
             put(&kv, b"a", b"1");
             kv.barrier().unwrap();
         }
@@ -698,7 +744,7 @@ mod tests {
         let middle = bytes.len() / 2;
         bytes[middle] ^= 0xff;
         std::fs::write(&snapshot, bytes).unwrap();
-        let opened = SledKv::open(dir.path()).unwrap();
+        let opened = open(dir.path());
         assert_eq!(opened.quarantined, None);
         assert_eq!(opened.kv.get(Table::Blocks, b"a").unwrap().unwrap(), b"1");
     }
@@ -708,12 +754,12 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let dir = parent.path().join("db");
         {
-            let kv = SledKv::open(&dir).unwrap().kv;
+            let kv = open(&dir).kv;
             put(&kv, b"a", b"1");
             kv.barrier().unwrap();
         }
         std::fs::write(dir.join("conf"), b"not sled's").unwrap();
-        let opened = SledKv::open(&dir).unwrap();
+        let opened = open(&dir);
         let aside = opened.quarantined.unwrap();
         assert!(aside.join("db").is_file());
         assert_eq!(opened.kv.get(Table::Blocks, b"a").unwrap(), None);

@@ -12,6 +12,7 @@
 //! | `db/` | sled: sealed samples and the catalogue |
 //! | `db.quarantine-<ms>/` | a database that could not be opened, moved aside whole |
 //! | `dead-letters/` | refused messages |
+//! | `reserve` | room for a full disk (`reserve`) |
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -38,6 +39,7 @@ use super::kv::Kv;
 use super::open::{self, HowFar};
 use super::persist::Hour;
 use super::purge::Purged;
+use super::reserve::Reserve;
 use super::retention::Keep;
 use super::rollup::Tier;
 use super::seal::Sealer;
@@ -133,6 +135,7 @@ pub(super) struct Shared {
     pub(super) sealing: Mutex<()>,
     state: RwLock<State>,
     pub(super) kv: Box<dyn Kv>,
+    pub(super) reserve: Arc<Reserve>,
     letters: Mutex<DeadLetters>,
     pub(super) signal: super::seal::Signal,
     pub(super) compaction: super::compact::Signal,
@@ -231,7 +234,11 @@ impl Engine {
             );
         }
         let letters = DeadLetters::open(&dir.join("dead-letters"), options.dead_letters_bytes)?;
-        let opened = open::open(dir, &journal, how_far, wrap)?;
+        let reserve = Arc::new(Reserve::of(dir));
+        let opened = open::open(dir, &journal, &reserve, how_far, wrap)?;
+        if let Err(error) = reserve.hold() {
+            tracing::warn!(%error, "nothing is taken in until then");
+        }
         let shared = Arc::new(Shared {
             dir: dir.to_owned(),
             options,
@@ -240,6 +247,7 @@ impl Engine {
             sealing: Mutex::new(()),
             state: RwLock::new(opened.state),
             kv: opened.kv,
+            reserve,
             letters: Mutex::new(letters),
             signal: super::seal::Signal::default(),
             compaction: super::compact::Signal::default(),
@@ -393,6 +401,7 @@ impl Shared {
 
     /// Commits the front of a batch: all of it but near a limit.
     fn commit_some(&self, batch: &[Accepted]) -> Result<Vec<Committed>, StoreError> {
+        self.reserve.hold()?;
         self.wait_for_room()?;
         let mut journal = lock(&self.journal);
         let verdicts = self.judge(batch);
@@ -496,6 +505,7 @@ impl Shared {
     /// Notes whether writing works, for [`StoreStatus::problem`].
     fn note<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         let problem = result.as_ref().err().map(|error| match error {
+            StoreError::DiskFull { .. } => error.to_string(),
             StoreError::Journal(journal) if journal.is_disk_full() => {
                 format!("the disk is full: free some space and intake goes on by itself ({error})")
             }
@@ -520,8 +530,9 @@ impl Store for Engine {
     }
 
     fn bury(&self, letters: Vec<DeadLetter>) -> Result<(), StoreError> {
-        let buried = lock(&self.shared.letters).bury(&letters);
-        self.shared.note(buried.map_err(StoreError::from))
+        let held = self.shared.reserve.hold();
+        let bury = || Ok(lock(&self.shared.letters).bury(&letters)?);
+        self.shared.note(held.and_then(|()| bury()))
     }
 
     fn devices(

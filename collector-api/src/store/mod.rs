@@ -42,6 +42,7 @@ mod persist;
 mod purge;
 mod range;
 mod record;
+mod reserve;
 mod retention;
 pub mod rollup;
 mod seal;

@@ -22,6 +22,7 @@ use super::names;
 use super::persist::{self, Restore};
 use super::purge;
 use super::record::{self, Entry};
+use super::reserve::Reserve;
 
 /// An open store, but for its threads.
 pub(super) struct Opened {
@@ -78,12 +79,13 @@ impl fmt::Display for HowFar {
 pub(super) fn open(
     dir: &Path,
     journal: &Journal,
+    reserve: &Arc<Reserve>,
     how_far: &HowFar,
     wrap: impl FnOnce(Box<dyn Kv>) -> Box<dyn Kv>,
 ) -> Result<Opened, StoreError> {
     how_far.begin("reading the database", 0);
     let db = dir.join("db");
-    let opened = SledKv::open(&db)?;
+    let opened = SledKv::open(&db, reserve)?;
     let mut aside = opened.quarantined;
     let mut kv: Box<dyn Kv> = Box::new(opened.kv);
     // Only what can not be what was written is moved aside; a full disk or a missing permission is an error, and the database stays.
@@ -92,7 +94,7 @@ pub(super) fn open(
     if loaded.as_ref().is_err_and(is_damage) {
         // Once more on a fresh start: sled panics for other reasons too.
         drop(kv);
-        let opened = SledKv::open(&db)?;
+        let opened = SledKv::open(&db, reserve)?;
         aside = aside.or(opened.quarantined);
         kv = Box::new(opened.kv);
         loaded = load(&*kv);
@@ -102,7 +104,7 @@ pub(super) fn open(
         let moved_to = kv::quarantine(&db)?;
         tracing::error!(%error, moved_to = %moved_to.display(), "the database's catalogue can not be read; beginning an empty one");
         aside = Some(moved_to);
-        kv = Box::new(SledKv::open(&db)?.kv);
+        kv = Box::new(SledKv::open(&db, reserve)?.kv);
         loaded = load(&*kv);
     }
     let loaded = loaded?;

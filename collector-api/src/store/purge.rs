@@ -206,14 +206,14 @@ mod tests {
         let mut streams: Vec<u32> = days.flat_map(streams).collect();
         streams.sort_unstable();
         streams.dedup();
-        let kv = SledKv::open(&dir.join("db")).unwrap().kv;
+        let kv = SledKv::open_anew(&dir.join("db"));
         (streams.len(), load(&kv).unwrap().len())
     }
 
     #[test]
     fn a_tombstone_comes_back_and_a_damaged_one_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
-        let kv = SledKv::open(dir.path()).unwrap().kv;
+        let kv = SledKv::open_anew(dir.path());
         let few = Purged {
             device: 3,
             streams: vec![0, 7, u32::MAX],

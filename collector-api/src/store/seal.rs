@@ -222,6 +222,7 @@ impl Sealer {
     fn seal(&mut self) -> Result<(), StoreError> {
         let shared = self.shared.clone();
         let _sealing = lock(&shared.sealing);
+        shared.reserve.hold()?;
         // A cut that failed before goes first; then what has come since, if that was asked for.
         let begin = Instant::now();
         for _ in 0..2 {
