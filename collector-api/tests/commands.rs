@@ -350,6 +350,22 @@ fn what_is_kept_as_rollups_only_is_said_and_exported_by_its_tier() {
     assert!(said.contains("these are rollups"), "{said}");
 }
 
+#[test]
+fn an_export_without_a_day_that_is_missing_is_written_and_is_no_success() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    aged(&data, (TimestampMs::now().0 / 86_400_000 - 1) * 86_400_000);
+    let second = names(&data.join("archive"))
+        .into_iter()
+        .find(|name| name.starts_with("2023-08-02"));
+    std::fs::remove_file(data.join("archive").join(second.unwrap())).unwrap();
+    let out = dir.path().join("all.csv");
+    let said = bad(on("export", &data, &["--output", out.to_str().unwrap()]));
+    assert!(said.contains("2023-08-02"), "{said}");
+    let rows = std::fs::read_to_string(&out).unwrap();
+    assert_eq!(rows.lines().count(), 1 + 2 * 1440, "all that is left");
+}
+
 fn names(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).unwrap();
     entries
@@ -540,8 +556,10 @@ fn salvage_lets_a_collector_start_on_what_can_be_read() {
         said.contains("4 messages go on") && said.contains(".dmj.damaged"),
         "{said}"
     );
-    let rows = good(on("export", &data, &[]));
-    let values: Vec<_> = rows
+    let rows = on("export", &data, &[]);
+    let written = String::from_utf8(rows.stdout.clone()).unwrap();
+    assert!(bad(rows).contains(".dmj.damaged"), "what is lost is said");
+    let values: Vec<_> = written
         .lines()
         .skip(1)
         .filter_map(|row| row.rsplit_once(','))

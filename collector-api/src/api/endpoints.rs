@@ -250,25 +250,29 @@ pub(super) fn dead_letter(api: &Api, call: &Call, id: &Segment) -> Result<Respon
 }
 
 pub(super) fn livez(_: &Call, _: &Segment) -> Result<Response, Problem> {
-    Ok(reply::json(&Probe { status: "ok" }))
+    Ok(reply::json(&Probe {
+        status: "ok",
+        reason: None,
+    }))
 }
 
+/// Degraded is ready: messages are taken, and whoever would send them elsewhere could not mend what is missing here.
 pub(super) fn readyz(api: &Api, _: &Call, _: &Segment) -> Result<Response, Problem> {
-    let problem = api
-        .store
-        .status()
-        .problem
-        .or_else(|| (api.intake)().problem);
-    match problem {
-        None => Ok(reply::json(&Probe { status: "ok" })),
-        Some(reason) => Err(Problem::new(
+    let store = api.store.status();
+    let problem = store.problem.clone().or_else(|| (api.intake)().problem);
+    if let Some(reason) = problem {
+        return Err(Problem::new(
             Kind::NotReady,
             format!("the collector takes no messages: {reason}"),
-        )),
+        ));
     }
+    let (status, reason) = reply::state(&store);
+    Ok(reply::json(&Probe { status, reason }))
 }
 
 #[derive(Serialize)]
-struct Probe {
+struct Probe<'a> {
     status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
 }

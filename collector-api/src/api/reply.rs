@@ -430,19 +430,23 @@ pub(super) struct StoreFigures<'a> {
     oldest_day_1h: Option<TimestampMs>,
 }
 
+/// The state of a store in a word, and why. The worst first: nothing is taken in; all is, but not yet where it belongs; something was lost before.
+pub(super) fn state(status: &StoreStatus) -> (&'static str, Option<&str>) {
+    let lesser = status
+        .sealing_problem
+        .as_deref()
+        .or(status.archive_problem.as_deref())
+        .or(status.degraded.as_deref());
+    match (status.problem.as_deref(), lesser) {
+        (Some(reason), _) => ("failing", Some(reason)),
+        (None, Some(reason)) => ("degraded", Some(reason)),
+        (None, None) => ("ok", None),
+    }
+}
+
 impl<'a> From<&'a StoreStatus> for StoreFigures<'a> {
     fn from(status: &'a StoreStatus) -> Self {
-        // The worst first: nothing is taken in; all is, but not yet where it belongs; something was lost before.
-        let lesser = status
-            .sealing_problem
-            .as_deref()
-            .or(status.archive_problem.as_deref())
-            .or(status.degraded.as_deref());
-        let (state, reason) = match (status.problem.as_deref(), lesser) {
-            (Some(reason), _) => ("failing", Some(reason)),
-            (None, Some(reason)) => ("degraded", Some(reason)),
-            (None, None) => ("ok", None),
-        };
+        let (state, reason) = state(status);
         Self {
             state,
             reason,

@@ -34,7 +34,8 @@ const PAGE: usize = 1000;
 /// Exports what `args` name.
 ///
 /// # Errors
-/// Arguments that say nothing, a store that can not be opened or read, an output that can not be written, a signal: then there is none.
+/// Arguments that say nothing, a store that can not be opened or read, an output that can not be written, a signal: then there is none. A store of which a part is
+/// missing: then what is there was exported.
 pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
     let wanted = Wanted::new(args)?;
     anyhow::ensure!(
@@ -90,6 +91,9 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
         ExportTier::Hour => "hours",
     };
     eprintln!("{count} {what}");
+    if let Some(missing) = store.status().degraded {
+        anyhow::bail!("all that can be read was exported, but not all that was stored: {missing}");
+    }
     Ok(())
 }
 

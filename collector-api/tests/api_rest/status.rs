@@ -112,6 +112,11 @@ fn probes_tell_alive_from_ready() {
     let collector = Collector::start();
     assert_eq!(collector.json("/livez"), json!({"status": "ok"}));
     assert_eq!(collector.json("/readyz"), json!({"status": "ok"}));
+    collector.store.set_degraded(Some("a day is missing"));
+    assert_eq!(
+        collector.json("/readyz"),
+        json!({"status": "degraded", "reason": "a day is missing"})
+    );
     collector.store.set_problem(Some("no space left on device"));
     assert_eq!(collector.json("/livez"), json!({"status": "ok"}));
     let answer = collector.get("/readyz");
