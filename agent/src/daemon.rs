@@ -17,7 +17,8 @@ use tracing::{error, info, warn};
 use ulid::Ulid;
 
 use crate::about;
-use crate::config::Settings;
+use crate::batch;
+use crate::config::{Compression, Settings};
 use crate::connection::Broker;
 use crate::outbox::{DropReason, Outbox};
 use crate::plugins::directory;
@@ -67,6 +68,10 @@ struct Daemon {
     /// Frames of the present tick, and until when more are awaited.
     gathered: Vec<Frame>,
     gather_until: Option<Instant>,
+    /// When what was gathered is published.
+    send_at: Option<Instant>,
+    /// By how much this device publishes later than its ticks.
+    jitter: Duration,
     about_at: Option<Instant>,
 }
 
@@ -92,6 +97,9 @@ pub async fn run(settings: Settings, broker: Broker) -> anyhow::Result<()> {
     for interval in sources.intervals() {
         schedule.add(interval, now);
     }
+    let shortest = sources.intervals().min().unwrap_or(settings.interval);
+    let period = shortest.max(settings.publish_every);
+    let jitter = batch::jitter(&settings.device, period, settings.jitter);
     let identity = Identity {
         device: settings.device.clone(),
         topics: settings.topics.clone(),
@@ -123,6 +131,8 @@ pub async fn run(settings: Settings, broker: Broker) -> anyhow::Result<()> {
         next_seq: 0,
         gathered: Vec::new(),
         gather_until: None,
+        send_at: None,
+        jitter,
         about_at: None,
     };
     daemon.run(&mut end).await;
@@ -141,6 +151,7 @@ impl Daemon {
             let due = [
                 Some(tick),
                 self.gather_until,
+                self.send_at,
                 self.about_at,
                 self.sources.next_overdue(),
                 self.publisher
@@ -169,6 +180,9 @@ impl Daemon {
         let complete = !self.sources.is_awaiting();
         if self.gather_until.is_some_and(|at| now >= at || complete) {
             self.gather_until = None;
+            self.plan_to_send(now);
+        }
+        if self.send_at.is_some_and(|at| now >= at) {
             self.send();
         }
         if self.sources.take_changed() {
@@ -177,7 +191,7 @@ impl Daemon {
         if self.about_at.is_some_and(|at| now >= at) {
             self.about_at = None;
             let (sources, descriptors) = self.sources.about();
-            let payload = about::payload(&self.settings.device, &self.host, sources, descriptors);
+            let payload = about::payload(&self.settings, &self.host, sources, descriptors);
             self.publisher.about(payload);
         }
     }
@@ -186,22 +200,36 @@ impl Daemon {
         if let Some(frame) = self.sources.take(report, Instant::now()) {
             self.gathered.push(frame);
             if self.gather_until.is_none() {
-                self.send(); // too late for its tick's message
+                self.plan_to_send(Instant::now()); // too late for its tick's message
             }
         }
     }
 
+    fn plan_to_send(&mut self, now: Instant) {
+        if !self.gathered.is_empty() {
+            let every = self.settings.publish_every;
+            let delay = batch::delay(every, self.jitter, TimestampMs::now());
+            self.send_at.get_or_insert(now + delay);
+        }
+    }
+
     fn send(&mut self) {
+        self.send_at = None;
         if self.gathered.is_empty() {
             return;
         }
-        let messages = pack(
+        let mut messages = pack(
             &self.settings.device,
             &self.boot,
             &mut self.next_seq,
             &self.gathered,
         );
         self.gathered.clear();
+        if self.settings.compression == Compression::Zstd {
+            for message in &mut messages {
+                batch::compress(&mut message.payload);
+            }
+        }
         self.publisher.metrics(messages);
     }
 

@@ -16,6 +16,7 @@
 //! acknowledged or counted as dropped, over restarts and power cuts.
 
 pub mod about;
+pub mod batch;
 pub mod cli;
 pub mod config;
 pub mod connection;
