@@ -10,7 +10,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{DEFAULT_TOML, Flags, LogFormat, Settings};
-use crate::plugins::directory;
+use crate::plugins::{directory, host};
 use crate::show::{self, Format, print};
 use crate::{connection, daemon};
 
@@ -46,6 +46,9 @@ enum Command {
     Check,
     /// Print a commented configuration file
     Config,
+    /// Runs one plugin for the agent
+    #[command(name = host::COMMAND, hide = true)]
+    PluginHost(host::Args),
 }
 
 /// Runs the program.
@@ -58,8 +61,10 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if e.use_stderr() { EX_CONFIG } else { 0 });
         }
     };
-    if let Some(Command::Config) = cli.command {
-        return print(DEFAULT_TOML);
+    match &cli.command {
+        Some(Command::Config) => return print(DEFAULT_TOML),
+        Some(Command::PluginHost(args)) => return host::main(args),
+        _ => {}
     }
     // A variable that is no UTF-8 is seen with replacement characters and refused by whoever parses it.
     let env = |name: &str| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned());
@@ -83,6 +88,7 @@ pub fn main() -> ExitCode {
         Some(Command::Plugins { json }) => show::plugins(&settings, json),
         Some(Command::Check) => check(&settings),
         Some(Command::Config) => print(DEFAULT_TOML),
+        Some(Command::PluginHost(args)) => host::main(&args),
     }
 }
 
@@ -114,7 +120,7 @@ fn check(settings: &Settings) -> ExitCode {
     if let Err(code) = broker(settings) {
         return code;
     }
-    let found = match directory::scan(&settings.plugin_dir) {
+    let found = match directory::scan(settings) {
         Ok(found) => found,
         Err(e) => {
             let dir = settings.plugin_dir.display();

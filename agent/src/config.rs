@@ -15,6 +15,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::connection::MqttUrl;
 use crate::outbox::{self, Durability};
+use crate::plugins::host;
 use crate::spool::{self, Limits};
 
 /// The commented default file; `devmon-agent config` prints it, and a test reads it back.
@@ -62,7 +63,19 @@ pub struct Settings {
     /// For the agent's own files. `None`: there is no place that it could write to.
     pub state_dir: Option<PathBuf>,
     pub spool: SpoolSettings,
+    /// Where sources run that say nothing about it themselves; `None`: bundled ones inline, others in processes.
+    pub isolation: Option<Isolation>,
     pub sources: BTreeMap<String, SourceSettings>,
+}
+
+/// Where a plugin runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    /// In a process of its own.
+    Process,
+    /// In the agent's.
+    Inline,
 }
 
 /// How payloads of metrics travel.
@@ -97,13 +110,17 @@ impl Default for SpoolSettings {
 }
 
 /// `[sources.NAME]`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceSettings {
     #[serde(default, deserialize_with = "interval")]
     pub interval: Option<Duration>,
     #[serde(default = "yes")]
     pub enabled: bool,
+    pub isolation: Option<Isolation>,
+    /// Of its process: writable memory in bytes, and open files.
+    pub memory_bytes: Option<u64>,
+    pub open_files: Option<u64>,
     /// Handed to the plugin as a JSON object.
     #[serde(default)]
     pub config: serde_json::Map<String, serde_json::Value>,
@@ -114,6 +131,9 @@ impl Default for SourceSettings {
         Self {
             interval: None,
             enabled: true,
+            isolation: None,
+            memory_bytes: None,
+            open_files: None,
             config: serde_json::Map::new(),
         }
     }
@@ -147,6 +167,7 @@ struct File {
     jitter: Option<Duration>,
     #[serde(default)]
     spool: SpoolSettings,
+    isolation: Option<Isolation>,
     #[serde(default)]
     sources: BTreeMap<String, SourceSettings>,
 }
@@ -278,6 +299,7 @@ impl Settings {
             jitter: file.jitter.unwrap_or(DEFAULT_JITTER),
             state_dir,
             spool: file.spool,
+            isolation: file.isolation,
             sources: file.sources,
         })
     }
@@ -296,6 +318,40 @@ impl Settings {
     #[must_use]
     pub fn source(&self, name: &str) -> SourceSettings {
         self.sources.get(name).cloned().unwrap_or_default()
+    }
+
+    /// The configuration of a source as JSON text.
+    #[must_use]
+    pub fn config_of(&self, name: &str) -> String {
+        serde_json::Value::Object(self.source(name).config).to_string()
+    }
+
+    /// Where a source runs: its own setting, else the general one, else inline if it is bundled.
+    #[must_use]
+    pub fn isolation_of(&self, name: &str, bundled: bool) -> Isolation {
+        let own = self.sources.get(name).and_then(|s| s.isolation);
+        own.or(self.isolation).unwrap_or(if bundled {
+            Isolation::Inline
+        } else {
+            Isolation::Process
+        })
+    }
+
+    /// What a source's process may use.
+    #[must_use]
+    pub fn limits_of(&self, name: &str) -> host::Limits {
+        let usual = host::Limits::default();
+        let own = self.source(name);
+        host::Limits {
+            memory_bytes: own.memory_bytes.unwrap_or(usual.memory_bytes),
+            open_files: own.open_files.unwrap_or(usual.open_files),
+        }
+    }
+
+    /// For private copies of plugins.
+    #[must_use]
+    pub fn private_plugins(&self) -> Option<PathBuf> {
+        Some(self.state_dir.as_ref()?.join("plugins"))
     }
 
     /// The interval of a source: its own setting, else the plugin's wish, else the general one.

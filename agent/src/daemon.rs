@@ -5,6 +5,7 @@
 //! Shutdown, on SIGTERM or SIGINT: no source is asked any more, the answers that are under way are awaited briefly, what is pending is published within
 //! [`DRAIN`] or spooled, `offline` is said, the connection is closed. A second signal ends it at once.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -21,16 +22,19 @@ use crate::batch;
 use crate::config::{Compression, Settings};
 use crate::connection::Broker;
 use crate::outbox::{DropReason, Outbox};
-use crate::plugins::directory;
-use crate::plugins::running::{self, Sources};
+use crate::plugins::running::{self, Moves, Sources};
 use crate::plugins::source::Report;
 use crate::plugins::supervise;
+use crate::plugins::watch::{self, Change, Watch};
+use crate::plugins::{copy, directory};
 use crate::publish::{Identity, Publisher};
 use crate::schedule::Schedule;
 use crate::show;
 
 /// Frames of one tick that come within this travel in one message. A quick source waits no longer for a slow one.
 const GATHER: Duration = Duration::from_millis(100);
+/// Files that changed and wait for the daemon; the watching thread waits with more.
+const CHANGES: usize = 16;
 /// Changes of states within this make one `about`.
 const DEBOUNCE: Duration = Duration::from_millis(500);
 /// The spool is not asked to write more often, however long it takes for an answer.
@@ -56,10 +60,12 @@ pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 }
 
 struct Daemon {
-    settings: Settings,
+    settings: Arc<Settings>,
     host: HostFacts,
     sources: Sources,
     reports: mpsc::Receiver<Report>,
+    watch: Watch,
+    changes: mpsc::Receiver<Change>,
     schedule: Schedule,
     publisher: Publisher,
     /// With the number of each message: which of this device's messages is which, over restarts.
@@ -81,9 +87,20 @@ struct Daemon {
 /// When the plugin directory can not be listed or the system lacks what a daemon needs. Plugins and brokers are no reason.
 pub async fn run(settings: Settings, broker: Broker) -> anyhow::Result<()> {
     let mut end = Signals::new()?;
+    let settings = Arc::new(settings);
     let dir = settings.plugin_dir.display().to_string();
-    let found = directory::scan(&settings.plugin_dir)
+    let candidates = directory::candidates(&settings.plugin_dir)
         .with_context(|| format!("cannot list plugin directory {dir}"))?;
+    let found = directory::verdicts(&candidates, &settings);
+    if let Some(private) = settings.private_plugins() {
+        let used = found
+            .iter()
+            .filter_map(|f| watch::copy_of(f.verdict.as_ref().ok()?));
+        copy::clean(&private, &used.collect::<Vec<_>>());
+    }
+    let (tell, changes) = mpsc::channel(CHANGES);
+    let watch = Watch::start(settings.clone(), candidates, tell)
+        .context("cannot watch the plugin directory")?;
     if found.is_empty() {
         warn!(dir, "no plugins: nothing is measured");
     }
@@ -94,10 +111,14 @@ pub async fn run(settings: Settings, broker: Broker) -> anyhow::Result<()> {
     }
     let now = TimestampMs::now();
     let mut schedule = Schedule::default();
-    for interval in sources.intervals() {
-        schedule.add(interval, now);
+    for (source, interval) in sources.intervals() {
+        schedule.add(source, interval, now);
     }
-    let shortest = sources.intervals().min().unwrap_or(settings.interval);
+    let shortest = sources
+        .intervals()
+        .map(|(_, i)| i)
+        .min()
+        .unwrap_or(settings.interval);
     let period = shortest.max(settings.publish_every);
     let jitter = batch::jitter(&settings.device, period, settings.jitter);
     let identity = Identity {
@@ -125,6 +146,8 @@ pub async fn run(settings: Settings, broker: Broker) -> anyhow::Result<()> {
         settings,
         sources,
         reports,
+        watch,
+        changes,
         schedule,
         publisher,
         boot: Ulid::new().to_string(),
@@ -162,6 +185,10 @@ impl Daemon {
             tokio::select! {
                 () = end.wait() => return,
                 Some(report) = self.reports.recv() => self.take(report),
+                Some(change) = self.changes.recv() => {
+                    let moves = self.sources.apply(change, &self.settings);
+                    self.follow(moves);
+                }
                 () = tokio::time::sleep_until(wake.into()) => {}
             }
         }
@@ -193,6 +220,19 @@ impl Daemon {
             let (sources, descriptors) = self.sources.about();
             let payload = about::payload(&self.settings, &self.host, sources, descriptors);
             self.publisher.about(payload);
+        }
+    }
+
+    fn follow(&mut self, moves: Moves) {
+        let now = TimestampMs::now();
+        for source in moves.gone {
+            self.schedule.remove(source);
+        }
+        for (source, interval) in moves.new {
+            self.schedule.add(source, interval, now);
+        }
+        for file in moves.again {
+            self.watch.again(&file);
         }
     }
 

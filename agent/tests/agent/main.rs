@@ -8,6 +8,7 @@
 )]
 
 mod cli;
+mod isolation;
 mod plugins;
 mod publish;
 mod spool;
