@@ -40,6 +40,7 @@
 pub mod abi;
 pub mod descriptor;
 pub mod path;
+pub mod rules;
 pub mod source;
 pub mod tree;
 
