@@ -132,3 +132,80 @@ fn the_header_declares_what_the_agent_looks_for() {
     let number = abi.unwrap().trim_end_matches(';');
     assert!(header.contains(&format!("#define DEVMON_PLUGIN_ABI {number}\n")));
 }
+
+#[test]
+fn a_new_plugin_passes_all_checks_at_once_and_runs() {
+    let dir = harness::tempdir();
+    let mut new = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    new.args(["new-plugin", "disk-health", "--out"]);
+    succeeds(new.arg(dir.path()));
+    let plugin = dir.path().join("disk-health");
+    // Kept between runs: abi_stable takes half a minute.
+    let target = bin_dir().with_file_name("new-plugin");
+    let cargo = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO"));
+        command.args(args).current_dir(&plugin);
+        succeeds(command.env("CARGO_TARGET_DIR", &target));
+    };
+    cargo(&["fmt", "--check"]);
+    let warnings = ["--all-targets", "--", "-D", "warnings"];
+    cargo(&[&["clippy", "--quiet"], &warnings[..]].concat());
+    cargo(&["test", "--quiet"]);
+    cargo(&["build", "--quiet"]);
+
+    let file = target.join("debug/libdevmon_plugin_disk_health.so");
+    let plugins = dir.path().join("plugins");
+    std::fs::create_dir(&plugins).unwrap();
+    std::fs::copy(&file, plugins.join(file.file_name().unwrap())).unwrap();
+    let collected = collect(&plugins, &[]);
+    let uptime = &collected["metrics"]["disk-health"]["uptime_seconds"];
+    assert!(uptime.as_f64().unwrap() > 0.0, "{collected}");
+    let checked = agent(&["check-plugin", "--strict", "--rounds", "100"])
+        .arg(&file)
+        .output();
+    let said = String::from_utf8(checked.unwrap().stdout).unwrap();
+    assert!(said.ends_with("\nnothing wrong\n"), "{said}");
+}
+
+#[test]
+fn a_new_plugin_of_the_repository_is_a_package_of_its_workspace() {
+    let dir = harness::tempdir();
+    let link = |path: &str| {
+        std::os::unix::fs::symlink(root().join(path), dir.path().join(path)).unwrap();
+    };
+    std::fs::create_dir(dir.path().join("plugins")).unwrap();
+    std::fs::copy(root().join("Cargo.toml"), dir.path().join("Cargo.toml")).unwrap();
+    for folder in ["devmon-core", "agent", "collector-api", "xtask", "examples"] {
+        link(folder);
+    }
+    for entry in std::fs::read_dir(root().join("plugins")).unwrap() {
+        let name = entry.unwrap().file_name();
+        link(&format!("plugins/{}", name.to_str().unwrap()));
+    }
+    let made = xtask::new_plugin::make(dir.path(), "disk-health", None).unwrap();
+    assert!(made.is_member);
+    let mut metadata = Command::new(env!("CARGO"));
+    metadata.args(["metadata", "--offline", "--no-deps", "--format-version=1"]);
+    let out = succeeds(metadata.current_dir(&made.place));
+    let json: Json = serde_json::from_slice(&out.stdout).unwrap();
+    let packages = json["packages"].as_array().unwrap();
+    let package = packages
+        .iter()
+        .find(|p| p["name"] == "devmon-plugin-disk-health")
+        .unwrap();
+    assert_eq!(package["edition"], "2024", "{package}");
+}
+
+#[test]
+fn the_examples_pass_check_plugin() {
+    let dir = harness::tempdir();
+    let mut make = Command::new("make");
+    make.arg("-C").arg(root().join("examples/c-plugin"));
+    succeeds(make.arg(format!("OUT={}", dir.path().display())));
+    let mut c = agent(&["check-plugin", "--strict"]);
+    succeeds(c.arg(dir.path().join("libopen_files.so")));
+    let mut rust = agent(&["check-plugin", "--strict"]);
+    rust.arg(bin_dir().join("libdevmon_plugin_folder.so"));
+    let config = format!("{{\"path\":{:?}}}", root().join("docs"));
+    succeeds(rust.args(["--config", &config]));
+}
