@@ -209,3 +209,12 @@ fn the_examples_pass_check_plugin() {
     let config = format!("{{\"path\":{:?}}}", root().join("docs"));
     succeeds(rust.args(["--config", &config]));
 }
+
+#[test]
+fn the_bundled_plugins_pass_check_plugin() {
+    // Not strictly: descriptors of hardware and errors that are not here have no leaf.
+    for name in ["cpu", "memory", "disk", "gpu"] {
+        let mut check = agent(&["check-plugin"]);
+        succeeds(check.arg(bin_dir().join(format!("libdevmon_plugin_{name}.so"))));
+    }
+}
