@@ -117,6 +117,7 @@ pub fn make(root: &Path, name: &str, out: Option<&Path>) -> anyhow::Result<Made>
     let filled = |text: &str| {
         text.replace("{{name}}", name)
             .replace("{{crate}}", &name.replace('-', "_"))
+            .replace("{{rust}}", env!("CARGO_PKG_RUST_VERSION"))
             .replace("{{core}}", &format!("{:?}", core.display().to_string()))
     };
     let write = |file: &str, text: &str| -> anyhow::Result<()> {
@@ -267,7 +268,7 @@ mod tests {
             .chain(&["Cargo.toml", ".gitignore"])
         {
             let text = fs::read_to_string(made.place.join(file)).unwrap();
-            for mark in ["{{name", "{{crate", "{{core"] {
+            for mark in ["{{name", "{{crate", "{{core", "{{rust"] {
                 assert!(!text.contains(mark), "{file}: {text}");
             }
         }

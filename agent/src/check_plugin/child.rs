@@ -130,7 +130,8 @@ fn work(file: &Path, config: &str, rounds: u32, mouth: &mut Mouth) -> std::io::R
         mouth.say(&Said::Begins(Phase::NewAgain))?;
         make_again(&plugin, config, mouth)?;
     }
-    mouth.say(&Said::Done)
+    mouth.say(&Said::Done)?;
+    mouth.say(&Said::Begins(Phase::End))
 }
 
 /// The agent makes a source anew after a panic and at a reload.
@@ -162,7 +163,12 @@ fn ask(source: &mut LoadedSource, rounds: u32, mouth: &mut Mouth) -> std::io::Re
             barren + 1
         };
         let came = came(answer, round, source);
-        mouth.say(&Said::Round { took_ns, came })?;
+        let is_spaced = round <= SPACED_ROUNDS + 1;
+        mouth.say(&Said::Round {
+            took_ns,
+            is_spaced,
+            came,
+        })?;
         if panicked {
             return Ok(false);
         }

@@ -129,7 +129,9 @@ impl Report {
                 }
                 out.push_str(": ");
             }
-            let _ = write!(out, "{}\n       → {}\n", finding.problem, finding.advice);
+            // A parser's message has lines of its own.
+            let problem = finding.problem.trim_end().replace('\n', "\n       ");
+            let _ = write!(out, "{problem}\n       → {}\n", finding.advice);
         }
         let _ = match (
             self.findings.count(Level::Wrong),

@@ -14,6 +14,8 @@ pub(super) enum Phase {
     Collect,
     Drop,
     NewAgain,
+    /// The process ends: destructors of the library, `atexit`.
+    End,
 }
 
 impl fmt::Display for Phase {
@@ -24,6 +26,7 @@ impl fmt::Display for Phase {
             Self::Describe => "in describe",
             Self::Collect => "in collect",
             Self::Drop => "while a source was dropped",
+            Self::End => "at the end of the process (its destructors, atexit)",
             Self::NewAgain => "while a source was made and asked for the second time",
         })
     }
@@ -53,6 +56,8 @@ pub(super) enum Said {
     Described(Result<Vec<DescriptorText>, String>),
     Round {
         took_ns: u64,
+        /// Asked a while after the round before, as an agent would, and not at once.
+        is_spaced: bool,
         came: Came,
     },
     Sizes(Sizes),

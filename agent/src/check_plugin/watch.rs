@@ -75,6 +75,8 @@ pub(super) fn watch(
     let (mut buffer, mut chunk) = (Vec::new(), vec![0; 64 * 1024]);
     let (mut heard, mut looked) = (Instant::now(), Instant::now());
     loop {
+        // A process that the plugin started may keep the stream open; what is in it is read all the same.
+        let has_ended = child.0.try_wait()?.is_some();
         match ours.read(&mut chunk) {
             Ok(0) => break,
             Ok(n) => {
@@ -98,7 +100,11 @@ pub(super) fn watch(
                 }
                 buffer.drain(..start);
             }
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                if has_ended {
+                    break;
+                }
+            }
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
             Err(_) => break, // reset: the child is gone
         }
@@ -115,11 +121,10 @@ pub(super) fn watch(
             }
         }
     }
-    let status = child.end(if how.is_some() {
-        Duration::ZERO
-    } else {
-        deadline
-    })?;
+    if how.is_some() {
+        child.0.kill()?;
+    }
+    let status = child.end()?;
     let how = how.unwrap_or_else(|| match (status.signal(), status.code()) {
         _ if is_done && status.success() => How::Done,
         (Some(signal), _) => How::Killed(signal),
@@ -159,10 +164,10 @@ fn memory_bytes(pid: u32) -> u64 {
 struct Ended(Child);
 
 impl Ended {
-    /// Waits, and ends it after `patience`: its destructors may hang.
-    fn end(&mut self, patience: Duration) -> std::io::Result<ExitStatus> {
+    /// Ends it if it has not ended. A stream that is closed is the end of the process, or of what it has to say.
+    fn end(&mut self) -> std::io::Result<ExitStatus> {
         let start = Instant::now();
-        while start.elapsed() < patience {
+        while start.elapsed() < PATIENCE {
             if let Some(status) = self.0.try_wait()? {
                 return Ok(status);
             }

@@ -93,6 +93,13 @@ fn what_ends_the_process_is_a_finding_with_its_place() {
             ),
             ("eat", "memory", "in collect, round 1"),
             (
+                "crash-at-exit",
+                "crash",
+                "SIGABRT at the end of the process",
+            ),
+            ("hang-at-exit", "hang", "at the end of the process"),
+            ("leaves-a-process", "crash", "SIGABRT in collect, round 2"),
+            (
                 "hang",
                 "hang",
                 "did not return for 2.0 s in collect, round 2",
@@ -192,6 +199,7 @@ fn what_only_many_rounds_show_is_seen() {
             ("strays", "wrong", "cardinality", "200 different paths"),
             ("changes", "wrong", "kind", "was a"),
             ("prints", "look", "prints", "round 1"),
+            ("over", "look", "range", "/utilization"),
         ],
         |(fault, level, rule, part)| {
             finds(&faulty(fault, &["--rounds", "200"]), level, rule, part);

@@ -23,6 +23,8 @@ void *devmon_plugin_new(const char *config) {
     return s;
 }
 
+static void sleep_for_ever(void) { for (;;) pause(); }
+
 static void *sleeper(void *nothing) { pause(); return nothing; }
 
 static int deep(int n) { volatile char page[4096]; page[0] = (char)n; return n ? deep(n - 1) + page[0] : 0; }
@@ -44,6 +46,13 @@ char *devmon_plugin_collect(void *p) {
     if (FAULT("no-object")) return copied("[1]");
     if (FAULT("empty")) return copied("{}");
     if (FAULT("fails") && round % 2) { s->error = "sensor unplugged"; return NULL; }
+    if (FAULT("crash-at-exit") && round == 1) atexit(abort);
+    if (FAULT("hang-at-exit") && round == 1) atexit(sleep_for_ever);
+    if (FAULT("leaves-a-process") && round == 2) {
+        if (fork() == 0) { execl("/bin/sleep", "sleep", "5", (char *)0); _exit(1); }
+        abort();
+    }
+    if (FAULT("over") ) return copied(round < 20 ? "{\"utilization\":0.5}" : "{\"utilization\":1.5}");
     if (FAULT("leak")) memset(malloc(4096), 1, 4096);
     if (FAULT("files")) (void)!open("/dev/null", O_RDONLY);
     if (FAULT("threads") && round < 40) {
@@ -90,6 +99,7 @@ const char *devmon_plugin_describe(void *p) {
     if (FAULT("describes-wrongly"))
         return "[{\"path\":\"/answer\",\"unit\":\"KiBy\",\"kind\":\"text\",\"help\":\"x\"},{\"path\":\"/used\",\"unit\":\"By\",\"kind\":\"gauge\",\"help\":\"X.\"},"
                "{\"path\":\"/seen\",\"unit\":\"1\",\"kind\":\"counter\",\"help\":\"X.\"}]";
+    if (FAULT("over")) return "[{\"path\":\"/utilization\",\"unit\":\"1\",\"kind\":\"gauge\",\"help\":\"X.\"}]";
     if (FAULT("fell")) return "[{\"path\":\"/seen_total\",\"unit\":\"1\",\"kind\":\"counter\",\"help\":\"X.\"}]";
     if (FAULT("strays")) return "[{\"path\":\"/process/{pid}\",\"unit\":\"1\",\"kind\":\"gauge\",\"help\":\"X.\"}]";
     return "[{\"path\":\"/answer\",\"unit\":\"1\",\"kind\":\"gauge\",\"help\":\"The answer.\"}]";
