@@ -229,17 +229,19 @@ fn rule_of(refusal: &Refusal) -> &'static str {
     }
 }
 
-/// As the kernel says; a process can always read its own.
+/// As the kernel says; a process can always read its own. Memory is counted page by page (`smaps_rollup`): the counters in `status` are not exact (proc(5)).
 fn sizes(rounds: u32) -> Sizes {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let field = |name: &str| {
-        let line = status.lines().find_map(|l| l.strip_prefix(name));
-        let number = line.and_then(|l| l.split_whitespace().next());
-        number.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0)
+    let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
+    let (status, pages) = (read("/proc/self/status"), read("/proc/self/smaps_rollup"));
+    let number = |text: &str, name: &str| {
+        let line = text.lines().find_map(|l| l.strip_prefix(name));
+        line?.split_whitespace().next()?.parse::<u64>().ok()
     };
+    let field = |name: &str| number(&status, name).unwrap_or(0);
+    let memory_kib = number(&pages, "Anonymous:").unwrap_or_else(|| field("RssAnon:"));
     Sizes {
         rounds,
-        memory_bytes: field("RssAnon:") * 1024,
+        memory_bytes: memory_kib * 1024,
         files: std::fs::read_dir("/proc/self/fd").map_or(0, |dir| dir.count() as u64),
         threads: field("Threads:"),
     }

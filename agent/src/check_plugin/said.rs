@@ -94,7 +94,7 @@ pub(super) enum Came {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Sizes {
     pub(super) rounds: u32,
-    /// Anonymous memory that is resident (`RssAnon`): what was allocated and written to.
+    /// Anonymous memory that is resident: what was allocated and written to.
     pub(super) memory_bytes: u64,
     pub(super) files: u64,
     pub(super) threads: u64,

@@ -218,6 +218,7 @@ fn leaks_of_memory_files_and_threads_are_seen() {
     each(
         [
             ("leak", "memory grew by"),
+            ("trickle", "bytes a round, and did not stop"),
             ("files", "900 more open files"),
             ("threads", "more threads"),
         ],

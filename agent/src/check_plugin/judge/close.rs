@@ -17,8 +17,8 @@ const MANY_LEAVES: usize = 1000;
 const STRAY_PATHS: usize = 20;
 /// Slower than this at the 99th percentile, a source costs what it shows at an interval of 1 s.
 const SLOW: Duration = Duration::from_millis(100);
-/// Growth of memory that no allocator's habit explains.
-const LEAK_BYTES: i64 = 128 * 1024;
+/// Growth of memory that no allocator's habit explains: 73 bytes a round over 1000. Sources without a leak stay below 24 KiB.
+const LEAK_BYTES: i64 = 64 * 1024;
 /// More open files or threads than when warmed up; one may be a connection that came back.
 const LEAK_COUNT: i64 = 4;
 /// Fewer rounds say nothing about leaks.

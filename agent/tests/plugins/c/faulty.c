@@ -53,6 +53,7 @@ char *devmon_plugin_collect(void *p) {
         abort();
     }
     if (FAULT("over") ) return copied(round < 20 ? "{\"utilization\":0.5}" : "{\"utilization\":1.5}");
+    if (FAULT("trickle")) memset(malloc(100), 1, 100);
     if (FAULT("leak")) memset(malloc(4096), 1, 4096);
     if (FAULT("files")) (void)!open("/dev/null", O_RDONLY);
     if (FAULT("threads") && round < 40) {
