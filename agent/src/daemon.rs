@@ -3,7 +3,7 @@
 //! One task on a single-threaded runtime does all of it; whatever may block is on a source's own thread. Everything it waits for is listed in [`Daemon::run`].
 //!
 //! Shutdown, on SIGTERM or SIGINT: no source is asked any more, the answers that are under way are awaited briefly, what is pending is published within
-//! [`DRAIN`], `offline` is said, the connection is closed. A second signal ends it at once.
+//! [`DRAIN`] or spooled, `offline` is said, the connection is closed. A second signal ends it at once.
 
 use std::time::{Duration, Instant};
 
@@ -17,9 +17,10 @@ use tracing::{error, info, warn};
 use ulid::Ulid;
 
 use crate::about;
-use crate::config::Settings;
+use crate::batch;
+use crate::config::{Compression, Settings};
 use crate::connection::Broker;
-use crate::outbox::{DropReason, MemoryOutbox};
+use crate::outbox::{DropReason, Outbox};
 use crate::plugins::directory;
 use crate::plugins::running::{self, Sources};
 use crate::plugins::source::Report;
@@ -32,6 +33,8 @@ use crate::show;
 const GATHER: Duration = Duration::from_millis(100);
 /// Changes of states within this make one `about`.
 const DEBOUNCE: Duration = Duration::from_millis(500);
+/// The spool is not asked to write more often, however long it takes for an answer.
+const MAINTENANCE: Duration = Duration::from_millis(500);
 /// For delivering what is pending at the end. Service managers give 10 s and more.
 const DRAIN: Duration = Duration::from_secs(3);
 /// For sources to finish a round at the end.
@@ -65,6 +68,10 @@ struct Daemon {
     /// Frames of the present tick, and until when more are awaited.
     gathered: Vec<Frame>,
     gather_until: Option<Instant>,
+    /// When what was gathered is published.
+    send_at: Option<Instant>,
+    /// By how much this device publishes later than its ticks.
+    jitter: Duration,
     about_at: Option<Instant>,
 }
 
@@ -90,12 +97,21 @@ pub async fn run(settings: Settings, broker: Broker) -> anyhow::Result<()> {
     for interval in sources.intervals() {
         schedule.add(interval, now);
     }
+    let shortest = sources.intervals().min().unwrap_or(settings.interval);
+    let period = shortest.max(settings.publish_every);
+    let jitter = batch::jitter(&settings.device, period, settings.jitter);
     let identity = Identity {
         device: settings.device.clone(),
         topics: settings.topics.clone(),
     };
-    let outbox = Box::new(MemoryOutbox::new(settings.outbox_bytes));
-    let publisher = Publisher::start(identity, broker, outbox);
+    let outbox = Outbox::new(settings.outbox_bytes, settings.spool.durability);
+    let limits = settings.spool_limits();
+    if limits.is_none() {
+        warn!(
+            "no state directory: what the broker does not take is kept in memory only; give --state-dir"
+        );
+    }
+    let publisher = Publisher::start(identity, broker, outbox, limits);
 
     let ready = format!(
         "ready device={} mqtt={} sources={}\n",
@@ -115,6 +131,8 @@ pub async fn run(settings: Settings, broker: Broker) -> anyhow::Result<()> {
         next_seq: 0,
         gathered: Vec::new(),
         gather_until: None,
+        send_at: None,
+        jitter,
         about_at: None,
     };
     daemon.run(&mut end).await;
@@ -133,8 +151,12 @@ impl Daemon {
             let due = [
                 Some(tick),
                 self.gather_until,
+                self.send_at,
                 self.about_at,
                 self.sources.next_overdue(),
+                self.publisher
+                    .next_maintenance()
+                    .map(|at| at.max(now + MAINTENANCE)),
             ];
             let wake = due.into_iter().flatten().min().unwrap_or(tick);
             tokio::select! {
@@ -154,9 +176,13 @@ impl Daemon {
             }
         }
         self.sources.check(now);
+        self.publisher.maintain();
         let complete = !self.sources.is_awaiting();
         if self.gather_until.is_some_and(|at| now >= at || complete) {
             self.gather_until = None;
+            self.plan_to_send(now);
+        }
+        if self.send_at.is_some_and(|at| now >= at) {
             self.send();
         }
         if self.sources.take_changed() {
@@ -165,7 +191,7 @@ impl Daemon {
         if self.about_at.is_some_and(|at| now >= at) {
             self.about_at = None;
             let (sources, descriptors) = self.sources.about();
-            let payload = about::payload(&self.settings.device, &self.host, sources, descriptors);
+            let payload = about::payload(&self.settings, &self.host, sources, descriptors);
             self.publisher.about(payload);
         }
     }
@@ -174,22 +200,36 @@ impl Daemon {
         if let Some(frame) = self.sources.take(report, Instant::now()) {
             self.gathered.push(frame);
             if self.gather_until.is_none() {
-                self.send(); // too late for its tick's message
+                self.plan_to_send(Instant::now()); // too late for its tick's message
             }
         }
     }
 
+    fn plan_to_send(&mut self, now: Instant) {
+        if !self.gathered.is_empty() {
+            let every = self.settings.publish_every;
+            let delay = batch::delay(every, self.jitter, TimestampMs::now());
+            self.send_at.get_or_insert(now + delay);
+        }
+    }
+
     fn send(&mut self) {
+        self.send_at = None;
         if self.gathered.is_empty() {
             return;
         }
-        let messages = pack(
+        let mut messages = pack(
             &self.settings.device,
             &self.boot,
             &mut self.next_seq,
             &self.gathered,
         );
         self.gathered.clear();
+        if self.settings.compression == Compression::Zstd {
+            for message in &mut messages {
+                batch::compress(&mut message.payload);
+            }
+        }
         self.publisher.metrics(messages);
     }
 
@@ -207,7 +247,10 @@ impl Daemon {
         let lost = self.publisher.stop(DRAIN).await;
         if lost > 0 {
             let reason = DropReason::Shutdown.as_str();
-            error!(messages = lost, reason, "messages were not delivered");
+            error!(
+                messages = lost,
+                reason, "messages were neither delivered nor spooled"
+            );
         }
         info!("stopped");
     }

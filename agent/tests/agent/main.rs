@@ -11,5 +11,6 @@ mod check_plugin;
 mod cli;
 mod plugins;
 mod publish;
+mod spool;
 mod support;
 mod tls;
