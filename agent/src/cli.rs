@@ -1,4 +1,4 @@
-//! What was typed: `run` (also without a word), `collect`, `plugins`, `check`, `config`.
+//! What was typed: `run` (also without a word), `collect`, `plugins`, `check`, `config`, `check-plugin`.
 //!
 //! Exit codes: 0 ok, 1 failure, 78 (`EX_CONFIG`) for a bad command line or configuration, which a service manager need not retry.
 
@@ -12,7 +12,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::config::{DEFAULT_TOML, Flags, LogFormat, Settings};
 use crate::plugins::{directory, host};
 use crate::show::{self, Format, print};
-use crate::{connection, daemon};
+use crate::{check_plugin, connection, daemon};
 
 /// Bad configuration (sysexits.h).
 const EX_CONFIG: u8 = 78;
@@ -49,6 +49,11 @@ enum Command {
     /// Runs one plugin for the agent
     #[command(name = host::COMMAND, hide = true)]
     PluginHost(host::Args),
+    /// Try a plugin out in a process of its own, and tell its author all that is wrong with it
+    CheckPlugin(check_plugin::CheckPlugin),
+    /// What `check-plugin` starts
+    #[command(hide = true)]
+    CheckPluginChild(check_plugin::Child),
 }
 
 /// Runs the program.
@@ -61,8 +66,14 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if e.use_stderr() { EX_CONFIG } else { 0 });
         }
     };
+    // These know nothing of the device.
     match &cli.command {
         Some(Command::Config) => return print(DEFAULT_TOML),
+        Some(Command::CheckPlugin(check)) => {
+            let config = cli.flags.config.as_deref();
+            return check.run(config).unwrap_or_else(|e| refused(&e));
+        }
+        Some(Command::CheckPluginChild(child)) => return child.run(),
         Some(Command::PluginHost(args)) => return host::main(args),
         _ => {}
     }
@@ -87,8 +98,13 @@ pub fn main() -> ExitCode {
         },
         Some(Command::Plugins { json }) => show::plugins(&settings, json),
         Some(Command::Check) => check(&settings),
-        Some(Command::Config) => print(DEFAULT_TOML),
-        Some(Command::PluginHost(args)) => host::main(&args),
+        // Answered above.
+        Some(
+            Command::Config
+            | Command::CheckPlugin(_)
+            | Command::CheckPluginChild(_)
+            | Command::PluginHost(_),
+        ) => ExitCode::SUCCESS,
     }
 }
 

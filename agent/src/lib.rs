@@ -8,7 +8,7 @@
 //! # Around it
 //!
 //! [`cli`] is what was typed, [`config`] what it means together with environment and file, [`connection`] where the broker is and what its refusals mean, [`about`] what the device
-//! says about itself, [`show`] the commands that print.
+//! says about itself, [`show`] the commands that print, [`check_plugin`] tells an author what is wrong.
 //!
 //! # What it promises
 //!
@@ -17,6 +17,7 @@
 
 pub mod about;
 pub mod batch;
+pub mod check_plugin;
 pub mod cli;
 pub mod config;
 pub mod connection;

@@ -9,7 +9,7 @@ mod fuzz;
 mod test;
 
 use clap::{Parser, Subcommand};
-use xtask::{children, fleet, load, prepare, root, soak, target_dir};
+use xtask::{children, fleet, load, new_plugin, prepare, root, soak, target_dir};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "devmon's own commands")]
@@ -35,6 +35,8 @@ enum Command {
     Fleet(fleet::FleetRun),
     /// Kill a collector under load again and again, and look for anything acknowledged that is missing or doubled.
     Soak(soak::Soak),
+    /// Make a complete plugin to start from.
+    NewPlugin(new_plugin::NewPlugin),
 }
 
 fn main() -> std::process::ExitCode {
@@ -46,6 +48,7 @@ fn main() -> std::process::ExitCode {
         Command::Load(load) => load.run(),
         Command::Fleet(fleet) => fleet.run(),
         Command::Soak(soak) => soak.run(),
+        Command::NewPlugin(new) => new.run(),
     };
     match done {
         Ok(()) => std::process::ExitCode::SUCCESS,

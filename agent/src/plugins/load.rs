@@ -295,6 +295,32 @@ fn c_plugin(
     })
 }
 
+/// The functions of the C entry that a library lacks, all of them. Loads it, as [`load`] does; empty if it can not be loaded.
+#[must_use]
+pub fn missing_c_functions(path: &Path) -> Vec<&'static str> {
+    const REQUIRED: [(&[u8], &str); 5] = [
+        (c::ABI_SYMBOL, "devmon_plugin_abi"),
+        (c::NEW_SYMBOL, "devmon_plugin_new"),
+        (c::COLLECT_SYMBOL, "devmon_plugin_collect"),
+        (c::FREE_SYMBOL, "devmon_plugin_free"),
+        (c::DROP_SYMBOL, "devmon_plugin_drop"),
+    ];
+    let Ok(path) = std::path::absolute(path) else {
+        return Vec::new();
+    };
+    // SAFETY: as in `load`: whoever asks trusts the library to run.
+    let Ok(library) = (unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }) else {
+        return Vec::new();
+    };
+    let library: &'static Library = Box::leak(Box::new(library));
+    let lacks = |symbol: &[u8]| {
+        // SAFETY: the address is looked up and not used.
+        unsafe { library.get::<c::AbiFn>(symbol) }.is_err()
+    };
+    let missing = REQUIRED.iter().filter(|(symbol, _)| lacks(symbol));
+    missing.map(|(_, name)| *name).collect()
+}
+
 /// # Safety
 /// `T` must be the type of the function `symbol`.
 unsafe fn required<T: Copy>(
@@ -363,6 +389,23 @@ impl LoadedSource {
             CollectError::NoData => Round::NoData,
             CollectError::Unavailable(reason) => Round::Unavailable(reason),
             CollectError::Failed(reason) => Round::Failed(reason),
+        }
+    }
+
+    /// One round of a C source as the text that it gave; `None` for a Rust source, for NULL, and for what is not UTF-8.
+    pub fn collect_text(&mut self) -> Option<String> {
+        let Self::C(source) = self else {
+            return None;
+        };
+        // SAFETY: as in `CSource::collect`: its own handle, a NUL-terminated text that is copied and then freed once.
+        unsafe {
+            let text = (source.functions.collect)(source.handle);
+            if text.is_null() {
+                return None;
+            }
+            let copy = CStr::from_ptr(text).to_str().map(str::to_owned);
+            (source.functions.free)(text);
+            copy.ok()
         }
     }
 

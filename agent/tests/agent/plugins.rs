@@ -141,16 +141,11 @@ fn each_bad_source_fails_alone_with_its_reason() {
         "nan",
         "two-a",
     ];
-    for (isolation, hang) in [
-        ("inline", "collect has not returned for 2 s"),
-        (
-            "process",
-            "did not answer within 1.8 s; its process was ended",
-        ),
-    ] {
+    // One that hangs in its trial does not come inline, whatever the configuration says.
+    for isolation in ["inline", "process"] {
         let plugins = Plugins::with(&bad);
         let config = plugins.config(&format!("isolation = '{isolation}'\n"));
-        each_fails_alone(&collect(&plugins, &["--config", &config]), hang);
+        each_fails_alone(&collect(&plugins, &["--config", &config]));
     }
 }
 
