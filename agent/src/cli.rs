@@ -5,6 +5,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use devmon_core::tls::{CertFiles, TlsError};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -42,6 +43,17 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Ask the running agent how it does
+    Status {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Have the running agent try a source again, also if it is quarantined
+    Retry {
+        /// The source's name
+        source: String,
+    },
     /// Check the configuration, the certificates and the plugins, and connect to nothing
     Check,
     /// Print a commented configuration file
@@ -77,9 +89,7 @@ pub fn main() -> ExitCode {
         Some(Command::PluginHost(args)) => return host::main(args),
         _ => {}
     }
-    // A variable that is no UTF-8 is seen with replacement characters and refused by whoever parses it.
-    let env = |name: &str| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned());
-    let settings = match Settings::resolve(&cli.flags, env) {
+    let settings = match Settings::resolve(&cli.flags, variable) {
         Ok(settings) => settings,
         Err(e) => return refused(&e),
     };
@@ -91,12 +101,14 @@ pub fn main() -> ExitCode {
         return code;
     }
     match cli.command {
-        None | Some(Command::Run) => run(settings),
+        None | Some(Command::Run) => run(settings, cli.flags),
         Some(Command::Collect { format }) => match daemon::runtime() {
             Ok(runtime) => runtime.block_on(show::collect(&settings, format)),
             Err(e) => failed(&e.into()),
         },
         Some(Command::Plugins { json }) => show::plugins(&settings, json),
+        Some(Command::Status { json }) => show::status(&settings, json),
+        Some(Command::Retry { source }) => show::retry(&settings, source),
         Some(Command::Check) => check(&settings),
         // Answered above.
         Some(
@@ -108,15 +120,20 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(settings: Settings) -> ExitCode {
+fn run(settings: Settings, flags: Flags) -> ExitCode {
     let broker = match broker(&settings) {
         Ok(broker) => broker,
         Err(code) => return code,
     };
+    let reread: daemon::Reread = Box::new(move || {
+        let settings = Settings::resolve(&flags, variable).map_err(|e| e.to_string())?;
+        let broker = broker_of(&settings).map_err(|e| e.to_string())?;
+        Ok((settings, broker))
+    });
     let ended = daemon::runtime()
         .map_err(anyhow::Error::from)
         .and_then(|runtime| {
-            let ended = runtime.block_on(daemon::run(settings, broker));
+            let ended = runtime.block_on(daemon::run(settings, broker, reread));
             runtime.shutdown_background(); // a name lookup may still block a helper thread
             ended
         });
@@ -127,9 +144,18 @@ fn run(settings: Settings) -> ExitCode {
 }
 
 fn broker(settings: &Settings) -> Result<connection::Broker, ExitCode> {
+    broker_of(settings).map_err(|e| refused(&e))
+}
+
+fn broker_of(settings: &Settings) -> Result<connection::Broker, TlsError> {
     let device = settings.device.as_str();
-    let files = devmon_core::tls::CertFiles::named(&settings.certs, device);
-    connection::Broker::new(&settings.mqtt, files, device).map_err(|e| refused(&e))
+    let files = CertFiles::named(&settings.certs, device);
+    connection::Broker::new(&settings.mqtt, files, device)
+}
+
+/// A variable that is no UTF-8 is seen with replacement characters and refused by whoever parses it.
+fn variable(name: &str) -> Option<String> {
+    std::env::var_os(name).map(|v| v.to_string_lossy().into_owned())
 }
 
 fn check(settings: &Settings) -> ExitCode {

@@ -337,6 +337,17 @@ impl Settings {
         })
     }
 
+    /// Sources that another configuration runs differently; `None`: all.
+    #[must_use]
+    pub fn changed_sources(&self, new: &Self) -> Option<Vec<String>> {
+        if (self.interval, self.isolation) != (new.interval, new.isolation) {
+            return None;
+        }
+        let names = self.sources.keys().chain(new.sources.keys());
+        let changed = names.filter(|name| self.source(name) != new.source(name));
+        Some(changed.cloned().collect())
+    }
+
     /// What a source's process may use.
     #[must_use]
     pub fn limits_of(&self, name: &str) -> host::Limits {

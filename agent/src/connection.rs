@@ -95,6 +95,15 @@ pub struct Broker {
     files: Option<CertFiles>,
     device: String,
     url: MqttUrl,
+    /// What was in the files, to tell whether it changed.
+    credentials: Vec<u8>,
+}
+
+/// Two are equal if a connection to one is a connection to the other: the same address and the same certificates.
+impl PartialEq for Broker {
+    fn eq(&self, other: &Self) -> bool {
+        self.url == other.url && self.credentials == other.credentials
+    }
 }
 
 impl Broker {
@@ -110,7 +119,14 @@ impl Broker {
         } else {
             None
         };
+        let mut credentials = Vec::new();
+        for path in [&files.ca, &files.cert, &files.key] {
+            if tls.is_some() {
+                credentials.extend(std::fs::read(path).unwrap_or_default()); // they were just read
+            }
+        }
         Ok(Self {
+            credentials,
             host: url.host.clone(),
             port: url.port,
             files: tls.is_some().then_some(files),
@@ -251,6 +267,7 @@ mod tests {
     #[test]
     fn a_hint_says_what_to_do() {
         let broker = Broker {
+            credentials: Vec::new(),
             host: "broker".into(),
             port: 8883,
             tls: None,

@@ -2,14 +2,19 @@
 //!
 //! One task on a single-threaded runtime does all of it; whatever may block is on a source's own thread. Everything it waits for is listed in [`Daemon::run`].
 //!
+//! SIGHUP reads the configuration again: sources whose settings changed are started anew, a changed broker or certificate is connected to, the rest goes on untouched.
+//!
 //! Shutdown, on SIGTERM or SIGINT: no source is asked any more, the answers that are under way are awaited briefly, what is pending is published within
 //! [`DRAIN`] or spooled, `offline` is said, the connection is closed. A second signal ends it at once.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use devmon_core::wire::about::HostFacts;
+use devmon_core::MetricTree;
+use devmon_core::descriptor::DescriptorText;
+use devmon_core::wire::about::{HostFacts, SourceAbout};
 use devmon_core::wire::pack::pack;
 use devmon_core::wire::{Frame, TimestampMs};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -19,9 +24,12 @@ use ulid::Ulid;
 
 use crate::about;
 use crate::batch;
+use crate::clock::{self, Clock, Reading};
 use crate::config::{Compression, Settings};
 use crate::connection::Broker;
+use crate::control::{self, Asked, Request};
 use crate::outbox::{DropReason, Outbox};
+use crate::own;
 use crate::plugins::running::{self, Moves, Sources};
 use crate::plugins::source::Report;
 use crate::plugins::supervise;
@@ -29,6 +37,7 @@ use crate::plugins::watch::{self, Change, Watch};
 use crate::plugins::{copy, directory};
 use crate::publish::{Identity, Publisher};
 use crate::schedule::Schedule;
+use crate::service;
 use crate::show;
 
 /// Frames of one tick that come within this travel in one message. A quick source waits no longer for a slow one.
@@ -59,7 +68,20 @@ pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
+/// Reads the configuration again, as it was given at the start; the broker as well, with its certificates. An error is for an operator.
+pub type Reread = Box<dyn Fn() -> Result<(Settings, Broker), String>>;
+
+/// The number of the agent's own source in the schedule; others count from 0.
+const OWN: usize = usize::MAX;
+
 struct Daemon {
+    reread: Reread,
+    asked: mpsc::Receiver<Asked>,
+    watchdog: Option<Duration>,
+    watchdog_at: Option<Instant>,
+    clock: Clock,
+    own: Vec<DescriptorText>,
+    started: Instant,
     settings: Arc<Settings>,
     host: HostFacts,
     sources: Sources,
@@ -85,7 +107,7 @@ struct Daemon {
 ///
 /// # Errors
 /// When the plugin directory can not be listed or the system lacks what a daemon needs. Plugins and brokers are no reason.
-pub async fn run(settings: Settings, broker: Broker) -> anyhow::Result<()> {
+pub async fn run(settings: Settings, broker: Broker, reread: Reread) -> anyhow::Result<()> {
     let mut end = Signals::new()?;
     let settings = Arc::new(settings);
     let dir = settings.plugin_dir.display().to_string();
@@ -114,6 +136,10 @@ pub async fn run(settings: Settings, broker: Broker) -> anyhow::Result<()> {
     for (source, interval) in sources.intervals() {
         schedule.add(source, interval, now);
     }
+    let own_settings = settings.source(own::NAME);
+    if own_settings.enabled {
+        schedule.add(OWN, settings.interval_of(own::NAME, None), now);
+    }
     let shortest = sources
         .intervals()
         .map(|(_, i)| i)
@@ -141,7 +167,19 @@ pub async fn run(settings: Settings, broker: Broker) -> anyhow::Result<()> {
         names.join(",")
     );
     show::print(&ready);
+    let watchdog = service::watchdog();
+    service::ready();
     let mut daemon = Daemon {
+        reread,
+        asked: control::listen(settings.state_dir.as_deref()),
+        watchdog,
+        watchdog_at: None,
+        clock: Clock::default(),
+        own: own::descriptors()
+            .iter()
+            .map(DescriptorText::from)
+            .collect(),
+        started: Instant::now(),
         host: about::host_facts(),
         settings,
         sources,
@@ -176,6 +214,7 @@ impl Daemon {
                 self.gather_until,
                 self.send_at,
                 self.about_at,
+                self.watchdog_at,
                 self.sources.next_overdue(),
                 self.publisher
                     .next_maintenance()
@@ -183,7 +222,11 @@ impl Daemon {
             ];
             let wake = due.into_iter().flatten().min().unwrap_or(tick);
             tokio::select! {
-                () = end.wait() => return,
+                () = ended(&mut end.terminate, &mut end.interrupt) => return,
+                _ = end.hang_up.recv() => self.reload(),
+                Some((request, reply)) = self.asked.recv() => {
+                    let _ = reply.send(self.answer(request)); // whoever asked may have left
+                }
                 Some(report) = self.reports.recv() => self.take(report),
                 Some(change) = self.changes.recv() => {
                     let moves = self.sources.apply(change, &self.settings);
@@ -197,8 +240,35 @@ impl Daemon {
     /// Does whatever is due.
     fn work(&mut self) {
         let now = Instant::now();
-        for (index, tick) in self.schedule.due(TimestampMs::now()) {
-            if self.sources.ask(index, tick, now) {
+        let reading = Reading::now();
+        if let Some(by_ms) = self.clock.observe(reading) {
+            warn!(by_ms, "the wall clock was set");
+        }
+        if self.clock.held() > 0 && reading.is_set() {
+            let held = self.clock.release(reading);
+            info!(
+                frames = held.len(),
+                "the clock is set: what was measured before has its time now"
+            );
+            self.gathered.extend(held);
+            self.plan_to_send(now);
+        }
+        if let Some(every) = self.watchdog
+            && self.watchdog_at.is_none_or(|at| now >= at)
+        {
+            service::alive();
+            self.watchdog_at = Some(now + every);
+        }
+        for (index, tick) in self.schedule.due(reading.wall) {
+            if index == OWN {
+                let frame = Frame {
+                    ts: Some(tick),
+                    source: Some(own::NAME.into()),
+                    metrics: self.own_tree(),
+                };
+                self.gather(frame);
+                self.gather_until.get_or_insert(now + GATHER);
+            } else if self.sources.ask(index, tick, now) {
                 self.gather_until.get_or_insert(now + GATHER);
             }
         }
@@ -217,7 +287,7 @@ impl Daemon {
         }
         if self.about_at.is_some_and(|at| now >= at) {
             self.about_at = None;
-            let (sources, descriptors) = self.sources.about();
+            let (sources, descriptors) = self.about();
             let payload = about::payload(&self.settings, &self.host, sources, descriptors);
             self.publisher.about(payload);
         }
@@ -234,15 +304,160 @@ impl Daemon {
         for file in moves.again {
             self.watch.again(&file);
         }
+        self.set_jitter();
     }
 
     fn take(&mut self, report: Report) {
         if let Some(frame) = self.sources.take(report, Instant::now()) {
-            self.gathered.push(frame);
+            self.gather(frame);
             if self.gather_until.is_none() {
                 self.plan_to_send(Instant::now()); // too late for its tick's message
             }
         }
+    }
+
+    /// Puts a frame in line, or holds it until its time is known.
+    fn gather(&mut self, frame: Frame) {
+        let now = Reading::now();
+        let tick_was_set = frame.ts.is_some_and(|ts| ts >= clock::UNSET_BEFORE);
+        if tick_was_set {
+            self.gathered.push(frame);
+        } else {
+            if self.clock.held() == 0 {
+                warn!("the clock is not set: what is measured waits until it is");
+            }
+            self.clock.hold(frame, now.boot_ms);
+        }
+    }
+
+    /// All sources and descriptors, the agent's own first.
+    fn about(&self) -> (Vec<SourceAbout>, Vec<DescriptorText>) {
+        let (mut sources, mut descriptors) = self.sources.about();
+        let interval = self.settings.interval_of(own::NAME, None);
+        if self.settings.source(own::NAME).enabled {
+            sources.insert(0, own::about(interval));
+            descriptors.extend(self.own.iter().cloned());
+        }
+        (sources, descriptors)
+    }
+
+    fn own_tree(&self) -> MetricTree {
+        let facts = own::Facts {
+            states: self.sources.count_states(),
+            rounds: self.sources.rounds(),
+            clock_jumps: self.clock.jumps(),
+        };
+        own::tree(&self.publisher.report(), &facts)
+    }
+
+    /// Follows what changed in the configuration; what did not is not touched.
+    fn reload(&mut self) {
+        service::reloading();
+        match (self.reread)() {
+            Ok((new, broker)) => self.reconfigure(new, broker),
+            Err(problem) => error!(
+                problem,
+                "SIGHUP: the configuration is not usable; the agent goes on with the one it has"
+            ),
+        }
+        service::ready();
+    }
+
+    fn reconfigure(&mut self, mut new: Settings, broker: Broker) {
+        let old = self.settings.clone();
+        for (what, changed) in [
+            ("device", old.device != new.device),
+            ("topic_prefix or shards", old.topics != new.topics),
+            ("state_dir", old.state_dir != new.state_dir),
+            (
+                "[spool] or outbox_bytes",
+                (&old.spool, old.outbox_bytes) != (&new.spool, new.outbox_bytes),
+            ),
+            ("log_format", old.log_format != new.log_format),
+        ] {
+            if changed {
+                warn!(
+                    what,
+                    "SIGHUP: a change of this needs a restart; the old value stays"
+                );
+            }
+        }
+        new.device = old.device.clone();
+        new.topics = old.topics.clone();
+        new.state_dir = old.state_dir.clone();
+        new.spool = old.spool.clone();
+        (new.outbox_bytes, new.log_format) = (old.outbox_bytes, old.log_format);
+        let new = Arc::new(new);
+        self.settings = new.clone();
+        self.watch.settings(new.clone());
+        if self.publisher.broker() != &broker {
+            info!(mqtt = %broker, "SIGHUP: connects anew");
+            self.publisher.redirect(broker);
+        }
+        let all = || self.sources.names().map(str::to_owned).collect();
+        let restarted: Vec<String> = old.changed_sources(&new).unwrap_or_else(all);
+        if restarted.iter().any(|name| name == own::NAME) || old.interval != new.interval {
+            self.schedule.remove(OWN);
+            if new.source(own::NAME).enabled {
+                self.schedule
+                    .add(OWN, new.interval_of(own::NAME, None), TimestampMs::now());
+            }
+        }
+        let moves = self.sources.restart(&restarted);
+        info!(
+            sources = restarted.join(","),
+            "SIGHUP: configuration read again; these sources are started anew"
+        );
+        self.follow(moves);
+    }
+
+    /// The shortest interval may have changed.
+    fn set_jitter(&mut self) {
+        let shortest = self.sources.intervals().map(|(_, i)| i).min();
+        let period = shortest
+            .unwrap_or(self.settings.interval)
+            .max(self.settings.publish_every);
+        self.jitter = batch::jitter(&self.settings.device, period, self.settings.jitter);
+    }
+
+    fn answer(&mut self, request: Request) -> serde_json::Value {
+        match request {
+            Request::Retry(name) => match self.sources.readmit(&name) {
+                Ok(()) => serde_json::json!({"retry": name}),
+                Err(error) => serde_json::json!({"error": error}),
+            },
+            Request::Status => self.status(),
+        }
+    }
+
+    fn status(&self) -> serde_json::Value {
+        let link = self.publisher.report();
+        let (sources, _) = self.about();
+        let dropped: serde_json::Map<_, _> = (link.dropped.iter())
+            .map(|(reason, n)| (reason.as_str().to_owned(), (*n).into()))
+            .collect();
+        let isolation: BTreeMap<_, _> = self.sources.isolations().collect();
+        serde_json::json!({
+            "device": self.settings.device,
+            "version": env!("CARGO_PKG_VERSION"),
+            "pid": std::process::id(),
+            "uptime_s": self.started.elapsed().as_secs(),
+            "mqtt": self.settings.mqtt.to_string(),
+            "connected": link.connected,
+            "problem": link.problem,
+            "published": link.published,
+            "acknowledged": link.acknowledged,
+            "dropped": dropped,
+            "outbox": {"messages": link.outbox_messages, "bytes": link.outbox_bytes},
+            "spool": {
+                "bytes": link.spool.size_bytes,
+                "backlog": link.spool.sleeps,
+                "problem": link.spool_problem,
+            },
+            "clock": {"set": Reading::now().is_set(), "held_frames": self.clock.held(), "jumps": self.clock.jumps()},
+            "sources": sources,
+            "isolation": isolation,
+        })
     }
 
     fn plan_to_send(&mut self, now: Instant) {
@@ -274,6 +489,7 @@ impl Daemon {
     }
 
     async fn stop(mut self) {
+        service::stopping();
         info!("stopping");
         let until = Instant::now() + LAST_ROUND;
         while self.sources.is_awaiting() && Instant::now() < until {
@@ -315,12 +531,13 @@ impl Signals {
 
     /// Until SIGTERM or SIGINT.
     async fn wait(&mut self) {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                _ = self.hang_up.recv() => warn!("SIGHUP: this version reads its configuration and plugins at start only"),
-            }
-        }
+        ended(&mut self.terminate, &mut self.interrupt).await;
+    }
+}
+
+async fn ended(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
 }

@@ -12,7 +12,7 @@
 //! - finds out which packet id a message got by order: rumqttc announces ids in the order of its queue;
 //! - polls in a task of its own that is never cancelled: a poll dropped half-way may lose what it was writing.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,8 +29,8 @@ use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
 
 use crate::connection::{Broker, Problem};
-use crate::outbox::{Durability, Outbox};
-use crate::spool::{Limits, SpoolThread};
+use crate::outbox::{DropReason, Durability, Outbox};
+use crate::spool::{Limits, SpoolThread, State};
 
 /// Unacknowledged publishes at a time. AWS IoT Core allows 100 on a connection.
 const WINDOW: usize = 64;
@@ -50,6 +50,22 @@ const SPOOLED: Duration = Duration::from_secs(2);
 /// A connection that lived this long was a good one: the back-off starts anew.
 const GOOD_CONNECTION: Duration = Duration::from_secs(10);
 
+/// How the link fares.
+#[derive(Debug, Clone, Default)]
+pub struct LinkReport {
+    pub connected: bool,
+    /// Why not, if not.
+    pub problem: Option<String>,
+    /// Metrics messages since the start; the first counts repeats.
+    pub published: u64,
+    pub acknowledged: u64,
+    pub outbox_messages: usize,
+    pub outbox_bytes: usize,
+    pub spool: State,
+    pub spool_problem: Option<String>,
+    pub dropped: BTreeMap<DropReason, u64>,
+}
+
 /// Who publishes where.
 #[derive(Clone)]
 pub struct Identity {
@@ -59,6 +75,7 @@ pub struct Identity {
 
 /// The daemon's handle on the connection.
 pub struct Publisher {
+    broker: Broker,
     shared: Arc<Shared>,
     tasks: [JoinHandle<()>; 2],
 }
@@ -96,6 +113,9 @@ struct Link {
     /// Backlog messages that may be sent now, and when that was last reckoned.
     budget: f64,
     reckoned: Instant,
+    published: u64,
+    acknowledged: u64,
+    problem: Option<String>,
 }
 
 impl Publisher {
@@ -107,10 +127,7 @@ impl Publisher {
         outbox: Outbox,
         spool: Option<Limits>,
     ) -> Self {
-        let options = options(&identity, &broker);
-        let (client, mut events) = AsyncClient::new(options, WINDOW + 8);
-        // A message is written in one piece; waiting for more to fill a packet would only delay it.
-        events.network_options.set_tcp_nodelay(true);
+        let (client, events) = connect(&identity, &broker);
         let shared = Arc::new(Shared {
             link: Mutex::new(Link {
                 client,
@@ -125,6 +142,9 @@ impl Publisher {
                 in_flight: InFlight::default(),
                 budget: BACKLOG_PER_S,
                 reckoned: Instant::now(),
+                published: 0,
+                acknowledged: 0,
+                problem: None,
             }),
             progress: Notify::new(),
             pace: Notify::new(),
@@ -134,10 +154,14 @@ impl Publisher {
             shared.open_spool(limits);
         }
         let tasks = [
-            tokio::spawn(poll(shared.clone(), events, broker)),
+            tokio::spawn(poll(shared.clone(), events, broker.clone())),
             tokio::spawn(pace(shared.clone())),
         ];
-        Self { shared, tasks }
+        Self {
+            broker,
+            shared,
+            tasks,
+        }
     }
 
     /// Sends these as soon as possible, and until each is acknowledged.
@@ -167,6 +191,46 @@ impl Publisher {
         link.about = Some(payload);
         link.owes_about = true;
         link.pump();
+    }
+
+    /// How it fares.
+    #[must_use]
+    pub fn report(&self) -> LinkReport {
+        let link = self.shared.link();
+        let (spool, spool_problem) = link.outbox.spool();
+        LinkReport {
+            connected: link.connected,
+            problem: link.problem.clone(),
+            published: link.published,
+            acknowledged: link.acknowledged,
+            outbox_messages: link.outbox.len(),
+            outbox_bytes: link.outbox.size_bytes(),
+            spool,
+            spool_problem: spool_problem.map(str::to_owned),
+            dropped: link.outbox.dropped(),
+        }
+    }
+
+    /// Ends the connection and begins another, to this broker; what is not acknowledged goes there.
+    pub fn redirect(&mut self, broker: Broker) {
+        let [poll_task, _] = &self.tasks;
+        poll_task.abort();
+        let identity = self.shared.link().identity.clone();
+        let (client, events) = connect(&identity, &broker);
+        {
+            let mut link = self.shared.link();
+            link.on_disconnect();
+            link.client = client;
+            link.problem = None;
+        }
+        self.broker = broker.clone();
+        self.tasks[0] = tokio::spawn(poll(self.shared.clone(), events, broker));
+    }
+
+    /// Where it connects to.
+    #[must_use]
+    pub fn broker(&self) -> &Broker {
+        &self.broker
     }
 
     /// When [`maintain`](Self::maintain) has something to do, if nothing is acknowledged until then.
@@ -282,6 +346,13 @@ fn status_json(status: Presence, reason: Option<&str>, ts: Option<TimestampMs>) 
     serde_json::to_vec(&status).unwrap_or_default() // two words and a number into memory: no failure is possible
 }
 
+fn connect(identity: &Identity, broker: &Broker) -> (AsyncClient, EventLoop) {
+    let (client, mut events) = AsyncClient::new(options(identity, broker), WINDOW + 8);
+    // A message is written in one piece; waiting for more to fill a packet would only delay it.
+    events.network_options.set_tcp_nodelay(true);
+    (client, events)
+}
+
 fn options(identity: &Identity, broker: &Broker) -> MqttOptions {
     let Identity { device, topics } = identity;
     let mut options = MqttOptions::new(device.as_str(), &broker.host, broker.port);
@@ -344,6 +415,7 @@ async fn poll(shared: Arc<Shared>, mut events: EventLoop, broker: Broker) {
                     (failures, said) = (0, None);
                 }
                 let problem = Problem::of(&e, lived, &broker);
+                shared.link().problem = Some(problem.text.clone());
                 if said.as_ref() == Some(&problem) {
                     debug!(problem = problem.text, "still not connected");
                 } else {
@@ -400,6 +472,7 @@ impl Link {
                 error!(error = %e, "rumqttc refused a publish");
                 return;
             }
+            self.published += u64::from(matches!(ticket, Ticket::Metrics(_)));
             self.in_flight.submitted(ticket);
         }
     }
@@ -437,6 +510,7 @@ impl Link {
         match event {
             Event::Incoming(Packet::ConnAck(_)) => {
                 self.connected = true;
+                self.problem = None;
                 self.outbox.connected();
                 (self.owes_status, self.owes_about) = (true, true);
             }
@@ -444,6 +518,7 @@ impl Link {
             Event::Outgoing(Outgoing::AwaitAck(id)) => self.in_flight.collided(*id),
             Event::Incoming(Packet::PubAck(ack)) => {
                 if let Some(Ticket::Metrics(seq)) = self.in_flight.acknowledged(ack.pkid) {
+                    self.acknowledged += 1;
                     self.outbox.acknowledged(seq);
                 }
             }

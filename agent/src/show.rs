@@ -12,6 +12,7 @@ use devmon_core::{MetricTree, Node};
 use tokio::sync::mpsc;
 
 use crate::config::Settings;
+use crate::control::{self, Request};
 use crate::plugins::directory::{self, Found};
 use crate::plugins::running::{self, Sources};
 use crate::plugins::source::Report;
@@ -223,6 +224,108 @@ impl Row {
             "reason": self.reason,
         })
     }
+}
+
+/// Asks the running agent; fails if none answers.
+#[must_use]
+pub fn status(settings: &Settings, json: bool) -> ExitCode {
+    let status = match control::ask(settings.state_dir.as_deref(), &Request::Status) {
+        Ok(status) => status,
+        Err(problem) => return refused(&problem),
+    };
+    if json {
+        return print(&format!("{status:#}\n"));
+    }
+    let text = |value: &serde_json::Value| match value {
+        serde_json::Value::String(text) => text.clone(),
+        serde_json::Value::Null => String::new(),
+        other => other.to_string(),
+    };
+    let at = |pointer: &str| status.pointer(pointer).map(text).unwrap_or_default();
+    let mut out = format!(
+        "{} (devmon-agent {}, process {}, up {} s)\n",
+        at("/device"),
+        at("/version"),
+        at("/pid"),
+        at("/uptime_s")
+    );
+    let link = if at("/connected") == "true" {
+        "connected".to_owned()
+    } else {
+        format!("not connected: {}", at("/problem"))
+    };
+    let _ = writeln!(out, "{}: {link}", at("/mqtt"));
+    let _ = writeln!(
+        out,
+        "messages: {} published, {} acknowledged, {} waiting in memory, spool {} bytes{}",
+        at("/published"),
+        at("/acknowledged"),
+        at("/outbox/messages"),
+        at("/spool/bytes"),
+        if at("/spool/backlog") == "true" {
+            " with backlog"
+        } else {
+            ""
+        }
+    );
+    for (what, pointer) in [("spool", "/spool/problem")] {
+        if !at(pointer).is_empty() {
+            let _ = writeln!(out, "{what}: {}", at(pointer));
+        }
+    }
+    for (reason, count) in status["dropped"].as_object().into_iter().flatten() {
+        let _ = writeln!(out, "dropped: {count} ({reason})");
+    }
+    if at("/clock/set") == "false" {
+        let _ = writeln!(
+            out,
+            "the clock is not set: {} frames wait",
+            at("/clock/held_frames")
+        );
+    }
+    let _ = writeln!(
+        out,
+        "\n{:16}  {:11}  {:8}  {:>8}  REASON",
+        "SOURCE", "STATE", "RUNS", "INTERVAL"
+    );
+    for source in status["sources"].as_array().into_iter().flatten() {
+        let of = |key: &str| text(&source[key]);
+        let runs = status["isolation"]
+            .get(of("name"))
+            .map(text)
+            .unwrap_or_default();
+        let interval_ms = source["interval_ms"].as_f64().unwrap_or_default();
+        let interval = if interval_ms > 0.0 {
+            format!("{} s", interval_ms / 1000.0)
+        } else {
+            String::new()
+        };
+        let line = format!(
+            "{:16}  {:11}  {runs:8}  {interval:>8}  {}",
+            of("name"),
+            of("state"),
+            of("reason")
+        );
+        let _ = writeln!(out, "{}", line.trim_end());
+    }
+    print(&out)
+}
+
+/// Has the running agent try a source again.
+#[must_use]
+pub fn retry(settings: &Settings, source: String) -> ExitCode {
+    match control::ask(
+        settings.state_dir.as_deref(),
+        &Request::Retry(source.clone()),
+    ) {
+        Ok(_) => print(&format!("{source} is tried again at its next tick\n")),
+        Err(problem) => refused(&problem),
+    }
+}
+
+fn refused(problem: &str) -> ExitCode {
+    eprintln!("devmon-agent: {problem}");
+    ExitCode::FAILURE
 }
 
 /// Prints to standard output; a reader that left early is no failure.

@@ -19,6 +19,7 @@ use super::source::{Answer, Kind, Loaded, Made, Report, SourceThread};
 use super::supervise::Supervised;
 use super::watch::Change;
 use crate::config::Settings;
+use crate::own;
 
 /// Answers that wait for the daemon; a source's thread blocks on more, which hurts only that source.
 const REPORTS: usize = 256;
@@ -89,7 +90,7 @@ impl Sources {
             changed: true,
         };
         for found in found {
-            sources.apply(Change::Found(found), settings);
+            sources.apply(Change::Found(Box::new(found)), settings);
         }
         (sources, reports)
     }
@@ -108,7 +109,7 @@ impl Sources {
                     self.rest(about, false);
                 }
             }
-            Change::Found(found) => self.found(found, settings, &mut moves),
+            Change::Found(found) => self.found(*found, settings, &mut moves),
         }
         if !moves.gone.is_empty() {
             let waiting = self.idle.iter().filter(|(_, i)| i.duplicate);
@@ -124,6 +125,13 @@ impl Sources {
             Ok(loaded) => loaded,
             Err(refusal) => return self.refused(file, &refusal),
         };
+        if loaded.name == own::NAME {
+            let refusal = Refusal::Duplicate {
+                name: loaded.name,
+                by: "the agent itself".into(),
+            };
+            return self.refused(file, &refusal);
+        }
         let other = self
             .running
             .values()
@@ -292,6 +300,37 @@ impl Sources {
         self.running.iter().map(|(number, r)| (*number, r.interval))
     }
 
+    /// How many sources are in each state.
+    #[must_use]
+    pub fn count_states(&self) -> Vec<(&'static str, usize)> {
+        let running = self.running.values().map(|r| r.supervised.state());
+        let idle = self.idle.values().map(|i| i.about.state);
+        let all: Vec<SourceState> = running.chain(idle).collect();
+        let of = |state| all.iter().filter(|s| **s == state).count();
+        vec![
+            ("ok", of(SourceState::Ok)),
+            ("unavailable", of(SourceState::Unavailable)),
+            ("failing", of(SourceState::Failing)),
+            ("quarantined", of(SourceState::Quarantined)),
+            ("stopped", of(SourceState::Stopped)),
+        ]
+    }
+
+    /// How long the last answered round of each source took.
+    #[must_use]
+    pub fn rounds(&self) -> Vec<(&str, Duration)> {
+        let each = self.running.values();
+        each.filter_map(|r| Some((r.name.as_str(), r.supervised.took()?)))
+            .collect()
+    }
+
+    /// Where each running source runs: name, `inline`, `process` or `exec`.
+    pub fn isolations(&self) -> impl Iterator<Item = (&str, &'static str)> {
+        self.running
+            .values()
+            .map(|r| (r.name.as_str(), r.isolation))
+    }
+
     /// States and reasons of the running sources, by number.
     pub fn states(&self) -> impl Iterator<Item = (SourceState, Option<&str>)> {
         self.running
@@ -444,7 +483,7 @@ fn idle(name: String, state: SourceState, reason: String, file: String) -> Sourc
 pub fn unknown(settings: &Settings, known: &[&str]) -> Vec<String> {
     let names = settings.sources.keys();
     names
-        .filter(|name| !known.contains(&name.as_str()))
+        .filter(|name| *name != own::NAME && !known.contains(&name.as_str()))
         .map(|name| match nearest(name, known) {
             Some(near) => format!(
                 "[sources.{name}] is configured, but no plugin is called so; did you mean {near:?}?"

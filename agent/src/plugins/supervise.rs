@@ -49,6 +49,8 @@ pub struct Supervised {
     state: SourceState,
     reason: Option<String>,
     asked: Option<Instant>,
+    /// Of the last round that was answered.
+    took: Option<Duration>,
     /// The present round is over its deadline; the reason last named this many seconds.
     overrun_s: Option<u64>,
     not_before: Option<Instant>,
@@ -67,6 +69,7 @@ impl Supervised {
             state: SourceState::Ok,
             reason: None,
             asked: None,
+            took: None,
             overrun_s: None,
             not_before: None,
             in_a_row: 0,
@@ -82,6 +85,12 @@ impl Supervised {
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
         self.reason.as_deref()
+    }
+
+    /// How long the last answered round took.
+    #[must_use]
+    pub fn took(&self) -> Option<Duration> {
+        self.took
     }
 
     /// True while an answer is awaited and not yet overdue.
@@ -131,6 +140,7 @@ impl Supervised {
     pub fn answered(&mut self, now: Instant, answer: &Answer) -> (bool, bool) {
         let late = self.overrun_s.take();
         let asked = self.asked.take();
+        self.took = asked.map(|at| now.saturating_duration_since(at));
         self.not_before = None;
         if !matches!(answer, Answer::Crashed(_) | Answer::NotStarted(_)) {
             self.in_a_row = 0;

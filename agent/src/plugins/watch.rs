@@ -35,7 +35,7 @@ const STACK_BYTES: usize = 256 * 1024;
 /// What happened to a file.
 pub enum Change {
     /// It is new or has changed.
-    Found(Found),
+    Found(Box<Found>),
     Removed {
         file: String,
     },
@@ -206,7 +206,7 @@ impl Directory {
             }
         }
         let path = candidate.path;
-        Some(Change::Found(Found { path, verdict }))
+        Some(Change::Found(Box::new(Found { path, verdict })))
     }
 }
 

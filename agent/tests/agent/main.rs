@@ -9,6 +9,7 @@
 
 mod check_plugin;
 mod cli;
+mod control;
 mod isolation;
 mod plugins;
 mod publish;

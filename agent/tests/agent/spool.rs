@@ -10,7 +10,10 @@ use crate::support::{Broker, Plugins, Process, metrics, publish};
 /// Ticks of all frames in a subscriber's line, in ms.
 fn ticks(line: &str) -> Option<Vec<i64>> {
     let frames = metrics(line)?.frames;
-    Some(frames.iter().map(|f| f.ts.unwrap().0).collect())
+    let of_plugin = frames
+        .iter()
+        .filter(|f| f.source.as_deref() == Some("two-a"));
+    Some(of_plugin.map(|f| f.ts.unwrap().0).collect())
 }
 
 /// Runs an agent with the broker dead, for at least so many ticks of 100 ms; ends it with this signal. The first and the last tick that it must have seen.
