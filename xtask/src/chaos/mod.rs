@@ -27,7 +27,7 @@ use clap::{Args, ValueEnum};
 
 use crate::load::{Random, now_ms};
 use crate::prepare;
-use crate::relay::Line;
+use crate::relay::{Line, Relay};
 use check::{Lived, Verdict};
 use world::{Plan, World};
 
@@ -422,11 +422,11 @@ impl Run<'_> {
         match undo {
             Undo::StartBroker => self.world.start_broker(),
             Undo::OpenLine => {
-                self.world.agent_line.set(Line::Open);
+                mend(&self.world.agent_line);
                 Ok(())
             }
             Undo::OpenBackbone => {
-                self.world.collector_line.set(Line::Open);
+                mend(&self.world.collector_line);
                 Ok(())
             }
             Undo::StartAgent(i) => self.world.start_agent(i),
@@ -524,6 +524,14 @@ impl Run<'_> {
         self.summary.seconds = self.begin.elapsed().as_secs_f64();
         self.summary
     }
+}
+
+/// Opens a line. What came back meanwhile on a deaf one is lost with its connections: what was received there is sent again.
+fn mend(relay: &Relay) {
+    if relay.line() == Line::Deaf {
+        relay.set(Line::Cut);
+    }
+    relay.set(Line::Open);
 }
 
 /// Every round on disk before it is sent, so that a kill -9 costs nothing; nothing to say to an agent that has no spool.

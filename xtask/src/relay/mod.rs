@@ -106,6 +106,12 @@ impl Relay {
         self.addr
     }
 
+    /// As it is now.
+    #[must_use]
+    pub fn line(&self) -> Line {
+        self.shared.state().line
+    }
+
     /// From now on.
     pub fn set(&self, line: Line) {
         let mut state = self.shared.state();
