@@ -14,7 +14,8 @@ use devmon_core::wire::{DeviceId, TopicScheme};
 use serde::{Deserialize, Deserializer};
 
 use crate::connection::MqttUrl;
-use crate::outbox;
+use crate::outbox::{self, Durability};
+use crate::spool::{self, Limits};
 
 /// The commented default file; `devmon-agent config` prints it, and a test reads it back.
 pub const DEFAULT_TOML: &str = include_str!("default.toml");
@@ -27,6 +28,8 @@ const MIN_INTERVAL: Duration = Duration::from_millis(100);
 const MAX_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// A smaller outbox would not hold one full message.
 const MIN_OUTBOX_BYTES: usize = 256 * 1024;
+/// A spool that forgets sooner would lose a restart of the broker.
+const MIN_SPOOL_AGE: Duration = Duration::from_secs(60);
 const SYSTEM_PLUGIN_DIR: &str = "/usr/lib/devmon/plugins";
 
 /// How log lines are written.
@@ -49,7 +52,32 @@ pub struct Settings {
     pub topics: TopicScheme,
     pub log_format: LogFormat,
     pub outbox_bytes: usize,
+    /// For the agent's own files. `None`: there is no place that it could write to.
+    pub state_dir: Option<PathBuf>,
+    pub spool: SpoolSettings,
     pub sources: BTreeMap<String, SourceSettings>,
+}
+
+/// `[spool]`: what is kept on disk while the broker is away.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SpoolSettings {
+    pub durability: Durability,
+    #[serde(deserialize_with = "spool_bytes")]
+    pub max_bytes: u64,
+    #[serde(deserialize_with = "spool_age")]
+    pub max_age: Duration,
+}
+
+impl Default for SpoolSettings {
+    /// 256 MiB: two days of 1.5 KB each second, or three weeks at 10 s; a week, for older samples are seldom looked at when they come.
+    fn default() -> Self {
+        Self {
+            durability: Durability::Relaxed,
+            max_bytes: 256 << 20,
+            max_age: Duration::from_secs(7 * 24 * 3600),
+        }
+    }
 }
 
 /// `[sources.NAME]`.
@@ -97,6 +125,8 @@ struct File {
     #[serde(default, deserialize_with = "outbox_bytes")]
     outbox_bytes: Option<usize>,
     #[serde(default)]
+    spool: SpoolSettings,
+    #[serde(default)]
     sources: BTreeMap<String, SourceSettings>,
 }
 
@@ -137,7 +167,7 @@ pub struct Flags {
     /// Where root-CA.crt, <device>.cert.pem and <device>.private.key lie, for mqtts [default: certs]
     #[arg(long, global = true, value_name = "DIR")]
     pub certs: Option<PathBuf>,
-    /// For the agent's own files; this version keeps none
+    /// For the agent's own files: the spool, copies of plugins [default: /var/lib/devmon-agent for root, else ~/.local/state/devmon-agent]
     #[arg(long, global = true, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
     /// First levels of all topics [default: devmon]
@@ -183,6 +213,11 @@ impl Settings {
         let plugin_dir = flags.plugin_dir.clone();
         let plugin_dir = plugin_dir.or(env.parsed("DEVMON_PLUGIN_DIR")?);
         let certs = flags.certs.clone().or(env.parsed("DEVMON_CERTS")?);
+        let state_dir = flags.state_dir.clone();
+        let state_dir = state_dir
+            .or(env.parsed("DEVMON_STATE_DIR")?)
+            .or(file.state_dir);
+        let state_dir = state_dir.or_else(|| default_state_dir(&env));
         let prefix = flags.topic_prefix.clone();
         let prefix = prefix.or(env.parsed("DEVMON_TOPIC_PREFIX")?);
         let prefix = prefix.or(file.topic_prefix);
@@ -209,7 +244,19 @@ impl Settings {
             )?,
             log_format: log_format.unwrap_or_default(),
             outbox_bytes: file.outbox_bytes.unwrap_or(outbox::DEFAULT_BYTES),
+            state_dir,
+            spool: file.spool,
             sources: file.sources,
+        })
+    }
+
+    /// Where the spool lies and how much it may hold.
+    #[must_use]
+    pub fn spool_limits(&self) -> Option<Limits> {
+        Some(Limits {
+            dir: self.state_dir.as_ref()?.join("spool"),
+            max_bytes: self.spool.max_bytes,
+            max_age: self.spool.max_age,
         })
     }
 
@@ -328,6 +375,42 @@ fn outbox_bytes<'de, D: Deserializer<'de>>(d: D) -> Result<Option<usize>, D::Err
     Ok(Some(bytes))
 }
 
+fn spool_bytes<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
+    let bytes = u64::deserialize(d)?;
+    let least = 4 * spool::SEGMENT_BYTES;
+    if bytes < least {
+        return Err(serde::de::Error::custom(format!(
+            "a spool of {bytes} bytes is no use; the least is {least}"
+        )));
+    }
+    Ok(bytes)
+}
+
+fn spool_age<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(d)?;
+    match text.parse() {
+        Ok(DurationText(age)) if age >= MIN_SPOOL_AGE => Ok(age),
+        Ok(_) => Err(serde::de::Error::custom(format!(
+            "{text} is too short for a spool: at least 1m"
+        ))),
+        Err(e) => Err(serde::de::Error::custom(e)),
+    }
+}
+
+/// What the service manager set aside, else where the system or the user keeps state.
+fn default_state_dir(env: &Environment<'_>) -> Option<PathBuf> {
+    let variable = |name| env.0(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let own = "devmon-agent";
+    variable("STATE_DIRECTORY")
+        .or_else(|| is_root().then(|| Path::new("/var/lib").join(own)))
+        .or_else(|| variable("XDG_STATE_HOME").map(|dir| dir.join(own)))
+        .or_else(|| variable("HOME").map(|dir| dir.join(".local/state").join(own)))
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
 fn host_name() -> Result<DeviceId, SettingsError> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();
@@ -376,6 +459,7 @@ mod tests {
         assert_eq!(printed.interval, plain.interval);
         assert_eq!(printed.topics, plain.topics);
         assert_eq!(printed.outbox_bytes, plain.outbox_bytes);
+        assert_eq!(printed.spool, plain.spool);
         assert!(printed.sources.is_empty());
 
         // The lines that are commented out are right, too.

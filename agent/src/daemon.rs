@@ -3,7 +3,7 @@
 //! One task on a single-threaded runtime does all of it; whatever may block is on a source's own thread. Everything it waits for is listed in [`Daemon::run`].
 //!
 //! Shutdown, on SIGTERM or SIGINT: no source is asked any more, the answers that are under way are awaited briefly, what is pending is published within
-//! [`DRAIN`], `offline` is said, the connection is closed. A second signal ends it at once.
+//! [`DRAIN`] or spooled, `offline` is said, the connection is closed. A second signal ends it at once.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use ulid::Ulid;
 use crate::about;
 use crate::config::Settings;
 use crate::connection::Broker;
-use crate::outbox::{DropReason, MemoryOutbox};
+use crate::outbox::{DropReason, Outbox};
 use crate::plugins::directory;
 use crate::plugins::running::{self, Sources};
 use crate::plugins::source::Report;
@@ -32,6 +32,8 @@ use crate::show;
 const GATHER: Duration = Duration::from_millis(100);
 /// Changes of states within this make one `about`.
 const DEBOUNCE: Duration = Duration::from_millis(500);
+/// The spool is not asked to write more often, however long it takes for an answer.
+const MAINTENANCE: Duration = Duration::from_millis(500);
 /// For delivering what is pending at the end. Service managers give 10 s and more.
 const DRAIN: Duration = Duration::from_secs(3);
 /// For sources to finish a round at the end.
@@ -94,8 +96,14 @@ pub async fn run(settings: Settings, broker: Broker) -> anyhow::Result<()> {
         device: settings.device.clone(),
         topics: settings.topics.clone(),
     };
-    let outbox = Box::new(MemoryOutbox::new(settings.outbox_bytes));
-    let publisher = Publisher::start(identity, broker, outbox);
+    let outbox = Outbox::new(settings.outbox_bytes, settings.spool.durability);
+    let limits = settings.spool_limits();
+    if limits.is_none() {
+        warn!(
+            "no state directory: what the broker does not take is kept in memory only; give --state-dir"
+        );
+    }
+    let publisher = Publisher::start(identity, broker, outbox, limits);
 
     let ready = format!(
         "ready device={} mqtt={} sources={}\n",
@@ -135,6 +143,9 @@ impl Daemon {
                 self.gather_until,
                 self.about_at,
                 self.sources.next_overdue(),
+                self.publisher
+                    .next_maintenance()
+                    .map(|at| at.max(now + MAINTENANCE)),
             ];
             let wake = due.into_iter().flatten().min().unwrap_or(tick);
             tokio::select! {
@@ -154,6 +165,7 @@ impl Daemon {
             }
         }
         self.sources.check(now);
+        self.publisher.maintain();
         let complete = !self.sources.is_awaiting();
         if self.gather_until.is_some_and(|at| now >= at || complete) {
             self.gather_until = None;
@@ -207,7 +219,10 @@ impl Daemon {
         let lost = self.publisher.stop(DRAIN).await;
         if lost > 0 {
             let reason = DropReason::Shutdown.as_str();
-            error!(messages = lost, reason, "messages were not delivered");
+            error!(
+                messages = lost,
+                reason, "messages were neither delivered nor spooled"
+            );
         }
         info!("stopped");
     }

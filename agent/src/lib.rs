@@ -3,7 +3,7 @@
 //! # The way of a sample
 //!
 //! [`plugins`] turns files into sources, each on its own thread. [`schedule`] says when each is due, on multiples of its interval on the wall clock; the [`daemon`] asks
-//! those and gathers their trees into frames of one message. The message waits in the [`outbox`] until [`publish`] has the broker's PUBACK for it.
+//! those and gathers their trees into frames of one message. The message waits in the [`outbox`] until [`publish`] has the broker's PUBACK for it; what waits for long goes to disk, to the [`spool`].
 //!
 //! # Around it
 //!
@@ -13,7 +13,7 @@
 //! # What it promises
 //!
 //! It starts whatever the plugins or the broker are like. A source that hangs, fails or panics costs only its own metrics, and its state says why. A sample is sent until it is
-//! acknowledged or counted as dropped; samples in memory do not outlive the process yet, for the spool on disk is not built.
+//! acknowledged or counted as dropped, over restarts and power cuts.
 
 pub mod about;
 pub mod cli;
@@ -25,3 +25,4 @@ pub mod plugins;
 pub mod publish;
 pub mod schedule;
 pub mod show;
+pub mod spool;

@@ -1,7 +1,7 @@
 //! The connection to the broker: what the outbox holds goes out at QoS 1 and leaves the outbox at its PUBACK. The only file that knows rumqttc.
 //!
 //! **Promises** that a message accepted by [`Publisher::metrics`] is sent until it is acknowledged, over any number of lost connections and restarted brokers, as long as
-//! the agent lives and the outbox keeps it; that the retained status says `online` after each connect, `offline` after an orderly end, and `offline` by the broker's own hand (the
+//! the outbox keeps it; that the retained status says `online` after each connect, `offline` after an orderly end, and `offline` by the broker's own hand (the
 //! last will) after any other end. **Leaves** durability to the outbox and deduplication to the collector: after a lost connection, what was not acknowledged is sent again.
 //!
 //! rumqttc alone does not keep the first promise: at a CONNACK without session it forgets everything accepted so far, it has no way to ask which publish was acknowledged, and a
@@ -29,7 +29,8 @@ use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
 
 use crate::connection::{Broker, Problem};
-use crate::outbox::Outbox;
+use crate::outbox::{Durability, Outbox};
+use crate::spool::{Limits, SpoolThread};
 
 /// Unacknowledged publishes at a time. AWS IoT Core allows 100 on a connection.
 const WINDOW: usize = 64;
@@ -44,6 +45,8 @@ const BACKLOG_PER_S: f64 = 80.0;
 const BACKLOG_PACE: Duration = Duration::from_millis(100);
 /// Between attempts to connect, doubled from the first to the second, jittered. AWS allows one CONNECT a second for a client id.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// For the spool to write what is left at the end.
+const SPOOLED: Duration = Duration::from_secs(2);
 /// A connection that lived this long was a good one: the back-off starts anew.
 const GOOD_CONNECTION: Duration = Duration::from_secs(10);
 
@@ -81,7 +84,7 @@ enum Ticket {
 struct Link {
     client: AsyncClient,
     identity: Identity,
-    outbox: Box<dyn Outbox>,
+    outbox: Outbox,
     connected: bool,
     stopping: bool,
     status: Presence,
@@ -96,9 +99,14 @@ struct Link {
 }
 
 impl Publisher {
-    /// Starts to connect. Must be called within a tokio runtime.
+    /// Starts to connect, and to read what the spool has. Must be called within a tokio runtime.
     #[must_use]
-    pub fn start(identity: Identity, broker: Broker, outbox: Box<dyn Outbox>) -> Self {
+    pub fn start(
+        identity: Identity,
+        broker: Broker,
+        outbox: Outbox,
+        spool: Option<Limits>,
+    ) -> Self {
         let options = options(&identity, &broker);
         let (client, mut events) = AsyncClient::new(options, WINDOW + 8);
         // A message is written in one piece; waiting for more to fill a packet would only delay it.
@@ -122,6 +130,9 @@ impl Publisher {
             pace: Notify::new(),
             stop: Notify::new(),
         });
+        if let Some(limits) = spool {
+            shared.open_spool(limits);
+        }
         let tasks = [
             tokio::spawn(poll(shared.clone(), events, broker)),
             tokio::spawn(pace(shared.clone())),
@@ -133,15 +144,18 @@ impl Publisher {
     pub fn metrics(&self, messages: Vec<Packed>) {
         let mut link = self.shared.link();
         let before = dropped(&link);
+        let now = Instant::now();
         for message in messages {
-            link.outbox.push(message);
+            link.outbox.push(message.payload, now);
         }
+        link.outbox.maintain(now);
         let after = dropped(&link);
         if after > before && after.next_power_of_two() != before.next_power_of_two() {
             // Once at each doubling, so that an outage of a day is a page of log, not a book.
             warn!(
                 dropped = after,
-                "the outbox is full: oldest messages are dropped"
+                reasons = ?link.outbox.dropped(),
+                "oldest messages are dropped"
             );
         }
         link.pump();
@@ -155,7 +169,18 @@ impl Publisher {
         link.pump();
     }
 
-    /// Sends what is pending until the deadline, says `offline`, and disconnects. Returns the number of messages that could not be delivered.
+    /// When [`maintain`](Self::maintain) has something to do, if nothing is acknowledged until then.
+    #[must_use]
+    pub fn next_maintenance(&self) -> Option<Instant> {
+        self.shared.link().outbox.next_maintenance()
+    }
+
+    /// Spools what the broker does not answer for.
+    pub fn maintain(&self) {
+        self.shared.link().outbox.maintain(Instant::now());
+    }
+
+    /// Sends what is pending until the deadline, says `offline`, disconnects, and spools what is left. Returns the number of messages that could not be kept.
     pub async fn stop(self, limit: Duration) -> usize {
         let until = tokio::time::Instant::now() + limit;
         self.shared.link().stopping = true;
@@ -182,7 +207,20 @@ impl Publisher {
         } else {
             poll.abort();
         }
-        self.shared.link().outbox.len()
+        let closing = self.shared.link().outbox.close(Instant::now());
+        let until = Instant::now() + SPOOLED;
+        while closing.as_ref().is_some_and(|t| !t.is_finished()) && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(2)).await; // a thread can not be awaited
+        }
+        let link = self.shared.link();
+        let (lost, kept) = (link.outbox.unwritten(), link.outbox.len());
+        if kept > lost || link.outbox.spool().0.sleeps {
+            info!(
+                size_bytes = link.outbox.spool().0.size_bytes,
+                "what was not delivered is kept in the spool"
+            );
+        }
+        lost
     }
 
     /// Waits until `done`, the deadline, or a lost connection.
@@ -204,6 +242,28 @@ impl Publisher {
 }
 
 impl Shared {
+    fn open_spool(self: &Arc<Self>, limits: Limits) {
+        let shared = Arc::downgrade(self);
+        let tell = move |event| {
+            let Some(shared) = shared.upgrade() else {
+                return;
+            };
+            let mut link = shared.link();
+            link.outbox.on_spool(event, Instant::now());
+            link.pump();
+            if link.outbox.has_backlog() {
+                shared.pace.notify_one();
+            }
+            shared.progress.notify_waiters();
+        };
+        let mut link = self.link();
+        let keep_newest = link.outbox.durability() == Durability::Strict;
+        match SpoolThread::start(limits, keep_newest, tell) {
+            Ok(thread) => link.outbox.set_spool(thread),
+            Err(e) => error!(error = %e, "no thread for the spool: messages wait in memory only"),
+        }
+    }
+
     fn link(&self) -> MutexGuard<'_, Link> {
         self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }

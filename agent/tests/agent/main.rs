@@ -10,5 +10,6 @@
 mod cli;
 mod plugins;
 mod publish;
+mod spool;
 mod support;
 mod tls;

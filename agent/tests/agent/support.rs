@@ -335,5 +335,10 @@ pub(crate) fn publish(device: &str, broker: &Broker, plugins: &Plugins, more: &[
         "--plugin-dir",
     ]);
     command.arg(plugins.0.path()).args(more);
+    if !more.contains(&"--state-dir") {
+        command
+            .arg("--state-dir")
+            .arg(plugins.0.path().join("state"));
+    }
     Process::errors_of(&mut command)
 }

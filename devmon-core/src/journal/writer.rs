@@ -288,6 +288,26 @@ impl Journal {
         }
     }
 
+    /// Where the oldest segment begins; what was before it is gone.
+    #[must_use]
+    pub fn oldest(&self) -> Position {
+        let segment = self.segments.front().map_or(self.next_number, |s| s.number);
+        Position { segment, offset: 0 }
+    }
+
+    /// True if records were committed behind `position`.
+    #[must_use]
+    pub fn has_records_behind(&self, position: Position) -> bool {
+        self.segments.iter().any(|s| {
+            let from = match s.number.cmp(&position.segment) {
+                Ordering::Less => return false,
+                Ordering::Equal => position.offset.max(HEADER_BYTES),
+                Ordering::Greater => HEADER_BYTES,
+            };
+            s.bytes > from
+        })
+    }
+
     /// Bytes on disk in committed records and headers.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
