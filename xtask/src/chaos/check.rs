@@ -109,7 +109,8 @@ pub(super) fn device(
             !found
         });
         let missing: Vec<i64> = missing.collect();
-        holes(name, source, &missing, published, known, verdict);
+        let lived = (name, source.as_str(), lived.interval_ms);
+        holes(lived, &missing, published, known, verdict);
     }
     Ok(())
 }
@@ -174,34 +175,35 @@ fn series(
     }
 }
 
-/// Missing ticks, run by run, each with where the way ended.
+/// Missing ticks, with where the way ended; those that follow each other with the same end are one fault.
 fn holes(
-    name: &str,
-    source: &str,
+    lived: (&str, &str, i64),
     missing: &[i64],
     published: &BTreeSet<i64>,
     known: &Device,
     verdict: &mut Verdict,
 ) {
+    let (name, source, interval_ms) = lived;
     let top = format!("/{source}/");
-    for ts in missing {
-        let acked = known
-            .samples
-            .range(top.clone()..)
-            .take_while(|(path, _)| path.starts_with(&top))
-            .any(|(_, samples)| samples.get(ts).is_some_and(|s| s.acked.is_some()));
-        let (kind, way) = match (published.contains(ts), acked) {
-            (false, _) => (
-                "hole, never published",
-                "the agent lived and has sent nothing for it",
-            ),
-            (true, false) => (
-                "hole, never acknowledged",
-                "it was sent and never acknowledged",
-            ),
-            (true, true) => ("hole, acknowledged", "it was acknowledged"),
-        };
-        verdict.fault(kind, || format!("{name} {source} at {ts}: {way}"));
+    let acked = |ts: &i64| {
+        let series = known.samples.range(top.clone()..);
+        let mut of_source = series.take_while(|(path, _)| path.starts_with(&top));
+        of_source.any(|(_, samples)| samples.get(ts).is_some_and(|s| s.acked.is_some()))
+    };
+    let end = |ts: &i64| match (published.contains(ts), acked(ts)) {
+        (false, _) => "hole, never published",
+        (true, false) => "hole, never acknowledged",
+        (true, true) => "hole, acknowledged",
+    };
+    let mut at = missing.iter().map(|ts| (*ts, end(ts))).peekable();
+    while let Some((first, kind)) = at.next() {
+        let (mut last, mut count) = (first, 1);
+        while let Some((ts, _)) = at.next_if(|(ts, k)| *k == kind && *ts == last + interval_ms) {
+            (last, count) = (ts, count + 1);
+        }
+        verdict.fault(kind, || {
+            format!("{name} {source}: {count} ticks from {first} to {last}, while the agent lived")
+        });
     }
 }
 
@@ -299,20 +301,24 @@ mod tests {
         let series = known.samples.entry("/cpu/x".into()).or_default();
         series.insert(2000, sample);
         let mut verdict = Verdict::default();
+        let (missing, published) = ([1000, 2000, 3000, 4000], BTreeSet::from([2000]));
         holes(
-            "d",
-            "cpu",
-            &[1000, 2000],
-            &BTreeSet::from([2000]),
+            ("d", "cpu", 1000),
+            &missing,
+            &published,
             &known,
             &mut verdict,
+        );
+        assert!(
+            verdict.faults[2].contains("2 ticks from 3000 to 4000"),
+            "{verdict:?}"
         );
         let kinds: Vec<_> = verdict.kinds.into_iter().collect();
         assert_eq!(
             kinds,
             [
                 ("hole, never acknowledged", 1),
-                ("hole, never published", 1)
+                ("hole, never published", 2)
             ]
         );
     }

@@ -101,12 +101,10 @@ impl Ledger {
     }
 
     /// The devices that have not sent for a while, or have sent backlog lately.
-    pub(super) fn undrained(&self, quiet: Duration) -> Vec<String> {
+    pub(super) fn undrained(&self) -> Vec<String> {
         let state = self.state();
-        let within = |at: Option<Instant>, time| at.is_some_and(|at| at.elapsed() < time);
-        let late = |device: &&Device| {
-            within(device.last_backlog, quiet) || !within(device.last_publish, FRESH)
-        };
+        let lately = |at: Option<Instant>| at.is_some_and(|at| at.elapsed() < FRESH);
+        let late = |device: &&Device| lately(device.last_backlog) || !lately(device.last_publish);
         let late = state.devices.iter().filter(|(_, device)| late(device));
         late.map(|(name, _)| name.clone()).collect()
     }

@@ -1,10 +1,11 @@
 //! `cargo xtask chaos`: agents, a broker and a collector, all real, and everything that can happen to them in random order; and that nothing acknowledged is missing or doubled, and no
 //! series has a hole but where its device was dead.
 //!
-//! The broker is killed with -9 and started again. The network between agents and broker stalls, loses what comes back, or is cut, and so is that between broker and collector. Agents are
+//! The broker is killed with -9 and started again. The network between agents and broker stalls, loses what comes back, is cut or unplugged, and so,
+//! but for the last, is that between broker and collector. Agents are
 //! killed with -9. The collector is killed or ended and stays away, once for a sixth of the whole run. An agent's clock steps. Outages overlap as they come.
 //!
-//! The network is two relays of ours (`relay`), which see every PUBLISH and PUBACK: the ledger of what was acknowledged is theirs, not the agents' (`ledger`). At the end everything is
+//! The network is two relays of ours (`relay`), and a namespace for the agents where we may make one (`cable`). The relays see every PUBLISH and PUBACK: the ledger of what was acknowledged is theirs, not the agents' (`ledger`). At the end everything is
 //! repaired, the agents drain, and `check` reads all that is stored.
 //!
 //! The machine's clock is everybody's and is not touched: each agent has a preloaded `clock_gettime` of its own (`clock.c`). What the agent reads as wall-clock time steps as
@@ -12,6 +13,7 @@
 //!
 //! A run is its seed: events, their order, their lengths. What fails keeps the folder.
 
+mod cable;
 mod check;
 mod ledger;
 mod world;
@@ -262,6 +264,11 @@ impl Run<'_> {
         if self.chaos.may(Event::Clock) && !self.world.has_clocks() {
             println!("NOT DONE: no clock steps; there is no C compiler for the agents' own clock");
         }
+        if let Some(why) = self.world.no_cable() {
+            println!(
+                "NOT DONE: the agents' network is never unplugged, only cut by the relay: {why}"
+            );
+        }
         // Some rounds of peace first: what the agents are is known then.
         self.wait_until(Instant::now() + Duration::from_secs(3))?;
         let end = self.begin + self.chaos.length();
@@ -290,7 +297,7 @@ impl Run<'_> {
         // Drawn whatever can happen now, so that what comes later does not depend on it.
         let kind = self.random.below(6);
         let agent = self.random.below(u64::from(self.chaos.agents)) as usize;
-        let how = self.random.below(3);
+        let how = self.random.below(4);
         let for_ = self.millis(if self.chaos.short {
             (100, 5000)
         } else {
@@ -310,6 +317,7 @@ impl Run<'_> {
         if !self.chaos.may(event) {
             return Ok(());
         }
+        let unplugged = how == 3 && event == Event::Network && self.world.no_cable().is_none();
         let line = match how {
             0 => Line::Stalled,
             1 => Line::Deaf,
@@ -321,7 +329,11 @@ impl Run<'_> {
                 Some(Undo::StartBroker)
             }
             Event::Network => {
-                self.world.agent_line.set(line);
+                if unplugged {
+                    self.world.plug(false)?;
+                } else {
+                    self.world.agent_line.set(line);
+                }
                 Some(Undo::OpenLine)
             }
             Event::Backbone => {
@@ -339,6 +351,7 @@ impl Run<'_> {
             Event::Collector => return self.end_collector(for_),
         };
         let how = match event {
+            Event::Network if unplugged => format!("unplugged for {for_:?}"),
             Event::Network | Event::Backbone => format!("{line:?} for {for_:?}"),
             Event::Agent => format!("{agent} is away for {for_:?}"),
             Event::Clock => format!("of agent {agent} is {ahead_ms} ms ahead"),
@@ -422,6 +435,7 @@ impl Run<'_> {
         match undo {
             Undo::StartBroker => self.world.start_broker(),
             Undo::OpenLine => {
+                self.world.plug(true)?;
                 mend(&self.world.agent_line);
                 Ok(())
             }
@@ -443,12 +457,15 @@ impl Run<'_> {
             self.begin.elapsed().as_secs_f64()
         );
         let give_up = Instant::now() + DRAIN_PATIENCE + 2 * self.chaos.length();
-        loop {
+        let mut quiet_since = Instant::now();
+        // All of that time: one that has just connected sends its newest message first.
+        while quiet_since.elapsed() < QUIET {
             self.wait_until(Instant::now() + Duration::from_millis(200))?;
-            let late = self.world.ledger.undrained(QUIET);
+            let late = self.world.ledger.undrained();
             if late.is_empty() {
-                break;
+                continue;
             }
+            quiet_since = Instant::now();
             if Instant::now() > give_up {
                 self.fault(
                     "not drained",

@@ -4,7 +4,7 @@
 //! All children are killed by pid, whatever happens. The broker saves at every change, so that a kill -9 costs it milliseconds.
 
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
+use super::cable::Cable;
 use super::ledger::{AgentSide, CollectorSide, Ledger};
 use crate::children::Running;
 use crate::collector::Collector;
@@ -56,6 +57,8 @@ pub(super) struct World {
     broker_addr: SocketAddr,
     pub(super) agent_line: Relay,
     pub(super) collector_line: Relay,
+    /// Between the agents and their line; an error says why there is none.
+    cable: anyhow::Result<Cable>,
     bin: PathBuf,
     dir: PathBuf,
     /// What an agent is configured with, beside what is on its command line.
@@ -95,7 +98,12 @@ impl World {
         let ledger = Arc::new(Ledger::default());
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let broker_addr = SocketAddr::from(([127, 0, 0, 1], port));
-        let agent_line = Relay::start(broker_addr, Arc::new(AgentSide::new(ledger.clone())))?;
+        let cable = Cable::lay();
+        let at = cable
+            .as_ref()
+            .map_or(Ipv4Addr::LOCALHOST, |cable| cable.addr);
+        let tap = Arc::new(AgentSide::new(ledger.clone()));
+        let agent_line = Relay::start_at(at, broker_addr, tap)?;
         let collector_line =
             Relay::start(broker_addr, Arc::new(CollectorSide::new(ledger.clone())))?;
         let mut world = Self {
@@ -107,6 +115,7 @@ impl World {
             broker_addr,
             agent_line,
             collector_line,
+            cable,
             bin: plan.bin.to_owned(),
             preload: preload(&dir),
             dir,
@@ -140,9 +149,18 @@ impl World {
         Ok(world)
     }
 
-    /// Why clocks can not be set, if they can not.
     pub(super) fn has_clocks(&self) -> bool {
         self.preload.is_some()
+    }
+
+    /// Why the network can not be unplugged, if it can not.
+    pub(super) fn no_cable(&self) -> Option<String> {
+        self.cable.as_ref().err().map(|error| format!("{error:#}"))
+    }
+
+    /// Takes the agents' network away, or gives it back.
+    pub(super) fn plug(&self, in_: bool) -> anyhow::Result<()> {
+        self.cable.as_ref().map_or(Ok(()), |cable| cable.plug(in_))
     }
 
     pub(super) fn has_broker(&self) -> bool {
@@ -209,7 +227,11 @@ impl World {
     pub(super) fn start_agent(&mut self, i: usize) -> anyhow::Result<()> {
         let log = self.log(&format!("agent-{i}.log"))?;
         let agent = self.agents.get_mut(i).context("no such agent")?;
-        let mut command = Command::new(self.bin.join("devmon-agent"));
+        let program = self.bin.join("devmon-agent");
+        let mut command = match &self.cable {
+            Ok(cable) => cable.at_the_other_end(&program),
+            Err(_) => Command::new(program),
+        };
         command
             .args(["run", "--device", &agent.name])
             .args(["--interval", &format!("{}ms", agent.interval_ms)])
@@ -287,6 +309,7 @@ impl World {
         if !self.has_broker() {
             self.start_broker()?;
         }
+        self.plug(true)?;
         self.agent_line.set(Line::Open);
         self.collector_line.set(Line::Open);
         if self.collector.is_none() {

@@ -9,7 +9,7 @@ pub mod packets;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -77,7 +77,15 @@ impl Relay {
     /// # Errors
     /// No port is free.
     pub fn start(to: SocketAddr, tap: Arc<dyn Tap>) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
+        Self::start_at(Ipv4Addr::LOCALHOST, to, tap)
+    }
+
+    /// As [`start`](Self::start), on another address of this machine.
+    ///
+    /// # Errors
+    /// It is no address of ours, or has no free port.
+    pub fn start_at(at: Ipv4Addr, to: SocketAddr, tap: Arc<dyn Tap>) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind((at, 0))?;
         let addr = listener.local_addr()?;
         let shared = Arc::new(Shared {
             to,
