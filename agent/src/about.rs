@@ -1,10 +1,12 @@
 //! What the device says about itself: host facts, agent version, sources with their states, descriptors. One retained message, `about`.
 
 use devmon_core::descriptor::DescriptorText;
+use devmon_core::wire::TimestampMs;
 use devmon_core::wire::about::{About, AgentFacts, HostFacts, SourceAbout};
 use devmon_core::wire::message::MAX_SENT_BYTES;
-use devmon_core::wire::{DeviceId, TimestampMs};
 use tracing::warn;
+
+use crate::config::Settings;
 
 /// Reads what the kernel and the distribution say. What cannot be read is left out.
 #[must_use]
@@ -36,17 +38,18 @@ pub fn host_facts() -> HostFacts {
 /// The payload. If it would be too large for a broker, help texts are left out first, then all descriptors.
 #[must_use]
 pub fn payload(
-    device: &DeviceId,
+    settings: &Settings,
     host: &HostFacts,
     sources: Vec<SourceAbout>,
     descriptors: Vec<DescriptorText>,
 ) -> Vec<u8> {
     let mut about = About {
         v: 1,
-        device: device.clone(),
+        device: settings.device.clone(),
         ts: TimestampMs::now(),
         agent: AgentFacts {
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            publish_every_ms: u64::try_from(settings.publish_every.as_millis()).unwrap_or(u64::MAX),
         },
         host: host.clone(),
         sources,
@@ -81,7 +84,11 @@ mod tests {
 
     #[test]
     fn an_about_that_is_too_large_loses_help_before_descriptors() {
-        let device: DeviceId = "d".parse().unwrap();
+        let flags = crate::config::Flags {
+            device: Some("d".parse().unwrap()),
+            ..Default::default()
+        };
+        let settings = Settings::resolve(&flags, |_| None).unwrap();
         let many = |n: usize, help: usize| -> Vec<_> {
             (0..n)
                 .map(|i| DescriptorText {
@@ -93,7 +100,7 @@ mod tests {
                 .collect()
         };
         let read = |descriptors| -> About {
-            let bytes = payload(&device, &host_facts(), Vec::new(), descriptors);
+            let bytes = payload(&settings, &host_facts(), Vec::new(), descriptors);
             assert!(bytes.len() <= MAX_SENT_BYTES);
             serde_json::from_slice(&bytes).unwrap()
         };

@@ -1,4 +1,4 @@
-//! What was typed: `run` (also without a word), `collect`, `plugins`, `check`, `config`.
+//! What was typed: `run` (also without a word), `collect`, `plugins`, `check`, `config`, `check-plugin`.
 //!
 //! Exit codes: 0 ok, 1 failure, 78 (`EX_CONFIG`) for a bad command line or configuration, which a service manager need not retry.
 
@@ -10,9 +10,9 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{DEFAULT_TOML, Flags, LogFormat, Settings};
-use crate::plugins::directory;
+use crate::plugins::{directory, host};
 use crate::show::{self, Format, print};
-use crate::{connection, daemon};
+use crate::{check_plugin, connection, daemon};
 
 /// Bad configuration (sysexits.h).
 const EX_CONFIG: u8 = 78;
@@ -46,6 +46,14 @@ enum Command {
     Check,
     /// Print a commented configuration file
     Config,
+    /// Runs one plugin for the agent
+    #[command(name = host::COMMAND, hide = true)]
+    PluginHost(host::Args),
+    /// Try a plugin out in a process of its own, and tell its author all that is wrong with it
+    CheckPlugin(check_plugin::CheckPlugin),
+    /// What `check-plugin` starts
+    #[command(hide = true)]
+    CheckPluginChild(check_plugin::Child),
 }
 
 /// Runs the program.
@@ -58,8 +66,16 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if e.use_stderr() { EX_CONFIG } else { 0 });
         }
     };
-    if let Some(Command::Config) = cli.command {
-        return print(DEFAULT_TOML);
+    // These know nothing of the device.
+    match &cli.command {
+        Some(Command::Config) => return print(DEFAULT_TOML),
+        Some(Command::CheckPlugin(check)) => {
+            let config = cli.flags.config.as_deref();
+            return check.run(config).unwrap_or_else(|e| refused(&e));
+        }
+        Some(Command::CheckPluginChild(child)) => return child.run(),
+        Some(Command::PluginHost(args)) => return host::main(args),
+        _ => {}
     }
     // A variable that is no UTF-8 is seen with replacement characters and refused by whoever parses it.
     let env = |name: &str| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned());
@@ -82,7 +98,13 @@ pub fn main() -> ExitCode {
         },
         Some(Command::Plugins { json }) => show::plugins(&settings, json),
         Some(Command::Check) => check(&settings),
-        Some(Command::Config) => print(DEFAULT_TOML),
+        // Answered above.
+        Some(
+            Command::Config
+            | Command::CheckPlugin(_)
+            | Command::CheckPluginChild(_)
+            | Command::PluginHost(_),
+        ) => ExitCode::SUCCESS,
     }
 }
 
@@ -114,7 +136,7 @@ fn check(settings: &Settings) -> ExitCode {
     if let Err(code) = broker(settings) {
         return code;
     }
-    let found = match directory::scan(&settings.plugin_dir) {
+    let found = match directory::scan(settings) {
         Ok(found) => found,
         Err(e) => {
             let dir = settings.plugin_dir.display();

@@ -15,6 +15,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::connection::MqttUrl;
 use crate::outbox::{self, Durability};
+use crate::plugins::host;
 use crate::spool::{self, Limits};
 
 /// The commented default file; `devmon-agent config` prints it, and a test reads it back.
@@ -28,6 +29,8 @@ const MIN_INTERVAL: Duration = Duration::from_millis(100);
 const MAX_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// A smaller outbox would not hold one full message.
 const MIN_OUTBOX_BYTES: usize = 256 * 1024;
+/// Enough to take the peak off; a value on the dashboard is this much older at most.
+const DEFAULT_JITTER: Duration = Duration::from_secs(5);
 /// A spool that forgets sooner would lose a restart of the broker.
 const MIN_SPOOL_AGE: Duration = Duration::from_secs(60);
 const SYSTEM_PLUGIN_DIR: &str = "/usr/lib/devmon/plugins";
@@ -52,10 +55,36 @@ pub struct Settings {
     pub topics: TopicScheme,
     pub log_format: LogFormat,
     pub outbox_bytes: usize,
+    /// Rounds of this time travel in one message; zero: each tick its own.
+    pub publish_every: Duration,
+    pub compression: Compression,
+    /// The most by which publishing is put off, so that a fleet does not publish in step.
+    pub jitter: Duration,
     /// For the agent's own files. `None`: there is no place that it could write to.
     pub state_dir: Option<PathBuf>,
     pub spool: SpoolSettings,
+    /// Where sources run that say nothing about it themselves; `None`: bundled ones inline, others in processes.
+    pub isolation: Option<Isolation>,
     pub sources: BTreeMap<String, SourceSettings>,
+}
+
+/// Where a plugin runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    /// In a process of its own.
+    Process,
+    /// In the agent's.
+    Inline,
+}
+
+/// How payloads of metrics travel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    #[default]
+    None,
+    Zstd,
 }
 
 /// `[spool]`: what is kept on disk while the broker is away.
@@ -81,13 +110,17 @@ impl Default for SpoolSettings {
 }
 
 /// `[sources.NAME]`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceSettings {
     #[serde(default, deserialize_with = "interval")]
     pub interval: Option<Duration>,
     #[serde(default = "yes")]
     pub enabled: bool,
+    pub isolation: Option<Isolation>,
+    /// Of its process: writable memory in bytes, and open files.
+    pub memory_bytes: Option<u64>,
+    pub open_files: Option<u64>,
     /// Handed to the plugin as a JSON object.
     #[serde(default)]
     pub config: serde_json::Map<String, serde_json::Value>,
@@ -98,6 +131,9 @@ impl Default for SourceSettings {
         Self {
             interval: None,
             enabled: true,
+            isolation: None,
+            memory_bytes: None,
+            open_files: None,
             config: serde_json::Map::new(),
         }
     }
@@ -124,8 +160,14 @@ struct File {
     log_format: Option<LogFormat>,
     #[serde(default, deserialize_with = "outbox_bytes")]
     outbox_bytes: Option<usize>,
+    #[serde(default, deserialize_with = "span")]
+    publish_every: Option<Duration>,
+    compression: Option<Compression>,
+    #[serde(default, deserialize_with = "span")]
+    jitter: Option<Duration>,
     #[serde(default)]
     spool: SpoolSettings,
+    isolation: Option<Isolation>,
     #[serde(default)]
     sources: BTreeMap<String, SourceSettings>,
 }
@@ -145,6 +187,10 @@ pub enum SettingsError {
     },
     #[error("the host name {0:?} is no device id; name the device with --device or DEVMON_DEVICE")]
     NoDevice(String),
+    #[error(
+        "publish_every with [spool] durability = \"strict\": a strict spool writes each round as it is measured, so rounds can not be put together; leave one of the two out"
+    )]
+    StrictBatches,
     #[error("topic prefix: {0}")]
     Topics(#[from] devmon_core::wire::topic::TopicError),
 }
@@ -226,6 +272,10 @@ impl Settings {
             .or(env.parsed("DEVMON_SHARDS")?)
             .or(file.shards);
         let log_format = flags.log_format.or(env.log_format()?).or(file.log_format);
+        let publish_every = file.publish_every.unwrap_or_default();
+        if !publish_every.is_zero() && file.spool.durability == Durability::Strict {
+            return Err(SettingsError::StrictBatches);
+        }
         Ok(Self {
             device,
             mqtt: mqtt.unwrap_or_else(|| MqttUrl {
@@ -244,8 +294,12 @@ impl Settings {
             )?,
             log_format: log_format.unwrap_or_default(),
             outbox_bytes: file.outbox_bytes.unwrap_or(outbox::DEFAULT_BYTES),
+            publish_every,
+            compression: file.compression.unwrap_or_default(),
+            jitter: file.jitter.unwrap_or(DEFAULT_JITTER),
             state_dir,
             spool: file.spool,
+            isolation: file.isolation,
             sources: file.sources,
         })
     }
@@ -264,6 +318,40 @@ impl Settings {
     #[must_use]
     pub fn source(&self, name: &str) -> SourceSettings {
         self.sources.get(name).cloned().unwrap_or_default()
+    }
+
+    /// The configuration of a source as JSON text.
+    #[must_use]
+    pub fn config_of(&self, name: &str) -> String {
+        serde_json::Value::Object(self.source(name).config).to_string()
+    }
+
+    /// Where a source runs: its own setting, else the general one, else inline if it is bundled.
+    #[must_use]
+    pub fn isolation_of(&self, name: &str, bundled: bool) -> Isolation {
+        let own = self.sources.get(name).and_then(|s| s.isolation);
+        own.or(self.isolation).unwrap_or(if bundled {
+            Isolation::Inline
+        } else {
+            Isolation::Process
+        })
+    }
+
+    /// What a source's process may use.
+    #[must_use]
+    pub fn limits_of(&self, name: &str) -> host::Limits {
+        let usual = host::Limits::default();
+        let own = self.source(name);
+        host::Limits {
+            memory_bytes: own.memory_bytes.unwrap_or(usual.memory_bytes),
+            open_files: own.open_files.unwrap_or(usual.open_files),
+        }
+    }
+
+    /// For private copies of plugins.
+    #[must_use]
+    pub fn private_plugins(&self) -> Option<PathBuf> {
+        Some(self.state_dir.as_ref()?.join("plugins"))
     }
 
     /// The interval of a source: its own setting, else the plugin's wish, else the general one.
@@ -356,6 +444,18 @@ fn interval<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Erro
     parse_interval(&text)
         .map(Some)
         .map_err(serde::de::Error::custom)
+}
+
+/// A duration from nothing to [`MAX_INTERVAL`].
+fn span<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(d)?;
+    match text.parse() {
+        Ok(DurationText(span)) if span <= MAX_INTERVAL => Ok(Some(span)),
+        Ok(_) => Err(serde::de::Error::custom(format!(
+            "{text} is too long: at most 24h"
+        ))),
+        Err(e) => Err(serde::de::Error::custom(e)),
+    }
 }
 
 fn topic_prefix<'de, D: Deserializer<'de>>(d: D) -> Result<Option<String>, D::Error> {
@@ -460,6 +560,9 @@ mod tests {
         assert_eq!(printed.topics, plain.topics);
         assert_eq!(printed.outbox_bytes, plain.outbox_bytes);
         assert_eq!(printed.spool, plain.spool);
+        assert_eq!(printed.publish_every, plain.publish_every);
+        assert_eq!(printed.compression, plain.compression);
+        assert_eq!(printed.jitter, plain.jitter);
         assert!(printed.sources.is_empty());
 
         // The lines that are commented out are right, too.
@@ -473,6 +576,14 @@ mod tests {
         let (_dir, flags) = in_file(&all);
         let all = resolve(flags, &[]).unwrap();
         assert!(all.sources.contains_key("disk"), "{all:?}");
+    }
+
+    #[test]
+    fn batches_and_a_strict_spool_exclude_each_other() {
+        let text = "publish_every = '1m'\n[spool]\ndurability = 'strict'\n";
+        let (_dir, flags) = in_file(text);
+        let error = resolve(flags, &[]).unwrap_err().to_string();
+        assert!(error.contains("leave one of the two out"), "{error}");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! Shutdown, on SIGTERM or SIGINT: no source is asked any more, the answers that are under way are awaited briefly, what is pending is published within
 //! [`DRAIN`] or spooled, `offline` is said, the connection is closed. A second signal ends it at once.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -17,19 +18,23 @@ use tracing::{error, info, warn};
 use ulid::Ulid;
 
 use crate::about;
-use crate::config::Settings;
+use crate::batch;
+use crate::config::{Compression, Settings};
 use crate::connection::Broker;
 use crate::outbox::{DropReason, Outbox};
-use crate::plugins::directory;
-use crate::plugins::running::{self, Sources};
+use crate::plugins::running::{self, Moves, Sources};
 use crate::plugins::source::Report;
 use crate::plugins::supervise;
+use crate::plugins::watch::{self, Change, Watch};
+use crate::plugins::{copy, directory};
 use crate::publish::{Identity, Publisher};
 use crate::schedule::Schedule;
 use crate::show;
 
 /// Frames of one tick that come within this travel in one message. A quick source waits no longer for a slow one.
 const GATHER: Duration = Duration::from_millis(100);
+/// Files that changed and wait for the daemon; the watching thread waits with more.
+const CHANGES: usize = 16;
 /// Changes of states within this make one `about`.
 const DEBOUNCE: Duration = Duration::from_millis(500);
 /// The spool is not asked to write more often, however long it takes for an answer.
@@ -55,10 +60,12 @@ pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 }
 
 struct Daemon {
-    settings: Settings,
+    settings: Arc<Settings>,
     host: HostFacts,
     sources: Sources,
     reports: mpsc::Receiver<Report>,
+    watch: Watch,
+    changes: mpsc::Receiver<Change>,
     schedule: Schedule,
     publisher: Publisher,
     /// With the number of each message: which of this device's messages is which, over restarts.
@@ -67,6 +74,10 @@ struct Daemon {
     /// Frames of the present tick, and until when more are awaited.
     gathered: Vec<Frame>,
     gather_until: Option<Instant>,
+    /// When what was gathered is published.
+    send_at: Option<Instant>,
+    /// By how much this device publishes later than its ticks.
+    jitter: Duration,
     about_at: Option<Instant>,
 }
 
@@ -76,9 +87,20 @@ struct Daemon {
 /// When the plugin directory can not be listed or the system lacks what a daemon needs. Plugins and brokers are no reason.
 pub async fn run(settings: Settings, broker: Broker) -> anyhow::Result<()> {
     let mut end = Signals::new()?;
+    let settings = Arc::new(settings);
     let dir = settings.plugin_dir.display().to_string();
-    let found = directory::scan(&settings.plugin_dir)
+    let candidates = directory::candidates(&settings.plugin_dir)
         .with_context(|| format!("cannot list plugin directory {dir}"))?;
+    let found = directory::verdicts(&candidates, &settings);
+    if let Some(private) = settings.private_plugins() {
+        let used = found
+            .iter()
+            .filter_map(|f| watch::copy_of(f.verdict.as_ref().ok()?));
+        copy::clean(&private, &used.collect::<Vec<_>>());
+    }
+    let (tell, changes) = mpsc::channel(CHANGES);
+    let watch = Watch::start(settings.clone(), candidates, tell)
+        .context("cannot watch the plugin directory")?;
     if found.is_empty() {
         warn!(dir, "no plugins: nothing is measured");
     }
@@ -89,9 +111,16 @@ pub async fn run(settings: Settings, broker: Broker) -> anyhow::Result<()> {
     }
     let now = TimestampMs::now();
     let mut schedule = Schedule::default();
-    for interval in sources.intervals() {
-        schedule.add(interval, now);
+    for (source, interval) in sources.intervals() {
+        schedule.add(source, interval, now);
     }
+    let shortest = sources
+        .intervals()
+        .map(|(_, i)| i)
+        .min()
+        .unwrap_or(settings.interval);
+    let period = shortest.max(settings.publish_every);
+    let jitter = batch::jitter(&settings.device, period, settings.jitter);
     let identity = Identity {
         device: settings.device.clone(),
         topics: settings.topics.clone(),
@@ -117,12 +146,16 @@ pub async fn run(settings: Settings, broker: Broker) -> anyhow::Result<()> {
         settings,
         sources,
         reports,
+        watch,
+        changes,
         schedule,
         publisher,
         boot: Ulid::new().to_string(),
         next_seq: 0,
         gathered: Vec::new(),
         gather_until: None,
+        send_at: None,
+        jitter,
         about_at: None,
     };
     daemon.run(&mut end).await;
@@ -141,6 +174,7 @@ impl Daemon {
             let due = [
                 Some(tick),
                 self.gather_until,
+                self.send_at,
                 self.about_at,
                 self.sources.next_overdue(),
                 self.publisher
@@ -151,6 +185,10 @@ impl Daemon {
             tokio::select! {
                 () = end.wait() => return,
                 Some(report) = self.reports.recv() => self.take(report),
+                Some(change) = self.changes.recv() => {
+                    let moves = self.sources.apply(change, &self.settings);
+                    self.follow(moves);
+                }
                 () = tokio::time::sleep_until(wake.into()) => {}
             }
         }
@@ -169,6 +207,9 @@ impl Daemon {
         let complete = !self.sources.is_awaiting();
         if self.gather_until.is_some_and(|at| now >= at || complete) {
             self.gather_until = None;
+            self.plan_to_send(now);
+        }
+        if self.send_at.is_some_and(|at| now >= at) {
             self.send();
         }
         if self.sources.take_changed() {
@@ -177,8 +218,21 @@ impl Daemon {
         if self.about_at.is_some_and(|at| now >= at) {
             self.about_at = None;
             let (sources, descriptors) = self.sources.about();
-            let payload = about::payload(&self.settings.device, &self.host, sources, descriptors);
+            let payload = about::payload(&self.settings, &self.host, sources, descriptors);
             self.publisher.about(payload);
+        }
+    }
+
+    fn follow(&mut self, moves: Moves) {
+        let now = TimestampMs::now();
+        for source in moves.gone {
+            self.schedule.remove(source);
+        }
+        for (source, interval) in moves.new {
+            self.schedule.add(source, interval, now);
+        }
+        for file in moves.again {
+            self.watch.again(&file);
         }
     }
 
@@ -186,22 +240,36 @@ impl Daemon {
         if let Some(frame) = self.sources.take(report, Instant::now()) {
             self.gathered.push(frame);
             if self.gather_until.is_none() {
-                self.send(); // too late for its tick's message
+                self.plan_to_send(Instant::now()); // too late for its tick's message
             }
         }
     }
 
+    fn plan_to_send(&mut self, now: Instant) {
+        if !self.gathered.is_empty() {
+            let every = self.settings.publish_every;
+            let delay = batch::delay(every, self.jitter, TimestampMs::now());
+            self.send_at.get_or_insert(now + delay);
+        }
+    }
+
     fn send(&mut self) {
+        self.send_at = None;
         if self.gathered.is_empty() {
             return;
         }
-        let messages = pack(
+        let mut messages = pack(
             &self.settings.device,
             &self.boot,
             &mut self.next_seq,
             &self.gathered,
         );
         self.gathered.clear();
+        if self.settings.compression == Compression::Zstd {
+            for message in &mut messages {
+                batch::compress(&mut message.payload);
+            }
+        }
         self.publisher.metrics(messages);
     }
 

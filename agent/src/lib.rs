@@ -8,7 +8,7 @@
 //! # Around it
 //!
 //! [`cli`] is what was typed, [`config`] what it means together with environment and file, [`connection`] where the broker is and what its refusals mean, [`about`] what the device
-//! says about itself, [`show`] the commands that print.
+//! says about itself, [`show`] the commands that print, [`check_plugin`] tells an author what is wrong.
 //!
 //! # What it promises
 //!
@@ -16,6 +16,8 @@
 //! acknowledged or counted as dropped, over restarts and power cuts.
 
 pub mod about;
+pub mod batch;
+pub mod check_plugin;
 pub mod cli;
 pub mod config;
 pub mod connection;

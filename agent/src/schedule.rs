@@ -7,6 +7,7 @@
 //! Missed ticks (a suspended machine, a stopped process) are skipped, not made up for: nothing was measured then. If the wall clock is set, the next tick is the next
 //! multiple on the new clock. Pure: the caller sleeps.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use devmon_core::wire::TimestampMs;
@@ -14,10 +15,10 @@ use devmon_core::wire::TimestampMs;
 /// The wall clock is looked at this often, so that setting it delays no tick for longer.
 pub const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 
-/// Intervals and next ticks of all sources, by their index.
+/// Intervals and next ticks of all sources, by their number.
 #[derive(Debug, Default)]
 pub struct Schedule {
-    entries: Vec<Entry>,
+    entries: BTreeMap<usize, Entry>,
 }
 
 #[derive(Debug)]
@@ -28,18 +29,23 @@ struct Entry {
 
 impl Schedule {
     /// Adds a source, first due at the next multiple of its interval.
-    pub fn add(&mut self, interval: Duration, now: TimestampMs) {
+    pub fn add(&mut self, source: usize, interval: Duration, now: TimestampMs) {
         let interval_ms = i64::try_from(interval.as_millis())
             .unwrap_or(i64::MAX)
             .max(1);
         let next = after(now, interval_ms);
-        self.entries.push(Entry { interval_ms, next });
+        self.entries.insert(source, Entry { interval_ms, next });
+    }
+
+    /// Takes a source out.
+    pub fn remove(&mut self, source: usize) {
+        self.entries.remove(&source);
     }
 
     /// How long to sleep until something may be due.
     #[must_use]
     pub fn sleep(&self, now: TimestampMs) -> Duration {
-        let next = self.entries.iter().map(|e| e.next).min();
+        let next = self.entries.values().map(|e| e.next).min();
         let ms = next.map_or(i64::MAX, |next| next.since(now).max(0));
         Duration::from_millis(ms.cast_unsigned()).min(LONGEST_SLEEP)
     }
@@ -47,14 +53,14 @@ impl Schedule {
     /// The sources that are due now with the tick that each is due for, and moves them on.
     pub fn due(&mut self, now: TimestampMs) -> Vec<(usize, TimestampMs)> {
         let mut due = Vec::new();
-        for (index, entry) in self.entries.iter_mut().enumerate() {
+        for (source, entry) in &mut self.entries {
             if entry.next > now {
                 // Further away than one interval: the clock was set back.
                 entry.next = entry.next.min(after(now, entry.interval_ms));
                 continue;
             }
             let next = after(now, entry.interval_ms);
-            due.push((index, TimestampMs(next.0 - entry.interval_ms)));
+            due.push((*source, TimestampMs(next.0 - entry.interval_ms)));
             entry.next = next;
         }
         due
@@ -73,8 +79,8 @@ mod tests {
 
     fn schedule(now: i64, seconds: &[u64]) -> Schedule {
         let mut s = Schedule::default();
-        for x in seconds {
-            s.add(Duration::from_secs(*x), TimestampMs(now));
+        for (i, x) in seconds.iter().enumerate() {
+            s.add(i, Duration::from_secs(*x), TimestampMs(now));
         }
         s
     }

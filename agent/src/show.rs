@@ -86,8 +86,9 @@ async fn round(
     device: &mut MetricTree,
 ) {
     let now = Instant::now();
-    for index in 0..sources.names().count() {
-        sources.ask(index, TimestampMs::now(), now);
+    let numbers: Vec<usize> = sources.intervals().map(|(number, _)| number).collect();
+    for number in numbers {
+        sources.ask(number, TimestampMs::now(), now);
     }
     while sources.is_awaiting() {
         let overdue = sources.next_overdue().unwrap_or(now);
@@ -166,7 +167,7 @@ pub fn plugins(settings: &Settings, json: bool) -> ExitCode {
     for row in &rows {
         let verdict = match &row.reason {
             Some(reason) => format!("refused: {reason}"),
-            None => row.abi.clone(),
+            None => format!("{}, {}", row.abi, row.isolation),
         };
         let _ = writeln!(
             out,
@@ -182,6 +183,8 @@ struct Row {
     source: String,
     version: String,
     abi: String,
+    /// `inline`, `process` or `exec`; empty if refused.
+    isolation: &'static str,
     reason: Option<String>,
 }
 
@@ -193,7 +196,8 @@ impl Row {
                 file,
                 source: plugin.name.clone(),
                 version: plugin.version.clone().unwrap_or_default(),
-                abi: plugin.abi.to_string(),
+                abi: plugin.kind.interface(),
+                isolation: plugin.kind.isolation(),
                 reason: None,
             },
             Err(refusal) => Self {
@@ -201,6 +205,7 @@ impl Row {
                 source: String::new(),
                 version: String::new(),
                 abi: String::new(),
+                isolation: "",
                 reason: Some(refusal.to_string()),
             },
         }
@@ -213,6 +218,7 @@ impl Row {
             "source": some(&self.source),
             "version": some(&self.version),
             "abi": some(&self.abi),
+            "isolation": some(self.isolation),
             "loaded": self.reason.is_none(),
             "reason": self.reason,
         })
@@ -227,7 +233,7 @@ pub(crate) fn print(text: &str) -> ExitCode {
 }
 
 fn scan(settings: &Settings) -> Result<Vec<Found>, ExitCode> {
-    directory::scan(&settings.plugin_dir).map_err(|e| {
+    directory::scan(settings).map_err(|e| {
         let dir = settings.plugin_dir.display();
         eprintln!("devmon-agent: cannot list plugin directory {dir}: {e}");
         ExitCode::FAILURE

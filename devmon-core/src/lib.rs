@@ -10,8 +10,8 @@
 //!
 //! # The layers
 //!
-//! [`tree`] knows [`path`]; [`descriptor`] knows [`path`]; [`abi`] carries trees between a plugin and the agent. That is all a plugin author
-//! sees. The daemons switch on more: [`wire`] (device ids, topics, messages as bytes), [`journal`] (the append-only log on disk),
+//! [`tree`] knows [`path`]; [`descriptor`] knows [`path`]; [`rules`] says which names, units and values are good; [`abi`] carries trees between a
+//! plugin and the agent. That is all a plugin author sees. The daemons switch on more: [`wire`] (device ids, topics, messages as bytes), [`journal`] (the append-only log on disk),
 //! [`config`] (TOML with positions in its errors), [`tls`] (certificates by file name). Nothing here starts a thread, opens a socket or
 //! loads a library.
 //!
@@ -40,6 +40,7 @@
 pub mod abi;
 pub mod descriptor;
 pub mod path;
+pub mod rules;
 pub mod source;
 pub mod tree;
 

@@ -5,6 +5,7 @@ pub mod children;
 pub mod collector;
 pub mod fleet;
 pub mod load;
+pub mod new_plugin;
 pub mod prepare;
 pub mod relay;
 pub mod soak;

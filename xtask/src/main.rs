@@ -9,7 +9,7 @@ mod fuzz;
 mod test;
 
 use clap::{Parser, Subcommand};
-use xtask::{chaos, children, fleet, load, prepare, relay, root, soak, target_dir};
+use xtask::{chaos, children, fleet, load, new_plugin, prepare, relay, root, soak, target_dir};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "devmon's own commands")]
@@ -37,6 +37,8 @@ enum Command {
     Chaos(chaos::Chaos),
     /// Kill a collector under load again and again, and look for anything acknowledged that is missing or doubled.
     Soak(soak::Soak),
+    /// Make a complete plugin to start from.
+    NewPlugin(new_plugin::NewPlugin),
 }
 
 fn main() -> std::process::ExitCode {
@@ -49,6 +51,7 @@ fn main() -> std::process::ExitCode {
         Command::Fleet(fleet) => fleet.run(),
         Command::Chaos(chaos) => chaos.run(),
         Command::Soak(soak) => soak.run(),
+        Command::NewPlugin(new) => new.run(),
     };
     match done {
         Ok(()) => std::process::ExitCode::SUCCESS,

@@ -23,6 +23,7 @@ impl Test {
             ("mosquitto_pub", "mosquitto-clients"),
             ("chromium", "chromium"),
             ("cc", "gcc"),
+            ("make", "make"),
             ("curl", "curl"),
             ("zstd", "zstd"),
         ];

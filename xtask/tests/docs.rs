@@ -181,3 +181,39 @@ fn every_command_of_the_other_documents_runs() {
     let latest = get(&format!("{http}/api/v1/devices/greenhouse/latest")).2;
     assert!(latest.contains("21.5"), "{latest}");
 }
+
+#[test]
+fn every_command_of_the_plugin_guide_runs() {
+    let document = std::fs::read_to_string(root().join("docs/plugins.md")).unwrap();
+    let minimal = root().join("examples/minimal-plugin/src/lib.rs");
+    let minimal = std::fs::read_to_string(minimal).unwrap();
+    assert!(document.contains(&minimal), "it shows another plugin");
+
+    let dir = harness::tempdir();
+    let bin = harness::bin_dir();
+    // Kept between runs, for abi_stable takes half a minute to build; a release build takes longer and shows no more.
+    let target = bin.with_file_name("new-plugin");
+    let mut said = String::new();
+    for block in blocks(&document).iter().filter(|b| b.language == "sh") {
+        let built = format!("{}/debug/", target.display());
+        let text = block
+            .text
+            .replace("/tmp/devmon-tour/uptime/target/release/", &built)
+            .replace("/tmp/devmon-tour", dir.path().to_str().unwrap())
+            .replace("target/release/", &format!("{}/", bin.display()))
+            .replace("cargo xtask", env!("CARGO_BIN_EXE_xtask"))
+            .replace("--release", "");
+        let text = format!("export CARGO_TARGET_DIR={}\n{text}", target.display());
+        said.push_str(&shell(&text, "http://127.0.0.1:8765", "1883"));
+    }
+    for part in [
+        "/uptime/uptime_seconds ",
+        "/tasks/running ",
+        "source open_files, C plugin ABI 1",
+        "libtasks.so",
+    ] {
+        assert!(said.contains(part), "no {part} in {said}");
+    }
+    let good = said.matches("\nnothing wrong\n").count();
+    assert_eq!(good, 3, "{said}");
+}

@@ -1,16 +1,62 @@
-//! The plugin directory: which files are candidates, and what became of each.
+//! The plugin directory: which files are candidates, and what becomes of each.
 //!
-//! Every `lib*.so` is a candidate, in the order of file names. Of two plugins with one source name the first file has it; the second is refused, for two writers of one
+//! Every `lib*.so` is a candidate, and every other executable file ([`exec`](super::exec)), in the order of file names. A file that others than root and the agent's user may write to is
+//! refused: whoever writes it runs as the agent. Of two plugins with one source name the first file has it; the second is refused, for two writers of one
 //! path would make nonsense of it. A missing or empty directory is no error: an agent without plugins runs and says so.
+//!
+//! A library is copied ([`copy`](super::copy)), then loaded in a child process first ([`host`](super::host)): what crashes or hangs there does so alone. One that is to run inline is also
+//! started and asked once in the child; if it does not survive that, it runs in a process of its own, where its state shows why.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::load::{Plugin, Refusal, load};
+use devmon_core::path::check_name;
+use tracing::{debug, warn};
+
+use super::copy;
+use super::exec::{self, ExecFile};
+use super::host::{Host, HostedPlugin, Limits};
+use super::load::{Refusal, load_as};
+use super::source::{Kind, Loaded};
+use crate::config::{Isolation, Settings};
+
+/// For a child to load a file, to make a source, and for its first round; each.
+const TRIAL: Duration = Duration::from_secs(2);
+/// Files looked at side by side: a hanging one holds up no other.
+const SIDE_BY_SIDE: usize = 4;
+/// Our own plugins: built and tested with the agent, they run inline unless the configuration says otherwise.
+const BUNDLED: [&str; 9] = [
+    "cpu",
+    "disk",
+    "gpu",
+    "memory",
+    "network",
+    "pressure",
+    "processes",
+    "sensors",
+    "system",
+];
+/// Ends of names that are no finished executables: editors, package managers, backups, companions.
+const NO_EXECUTABLE: [&str; 12] = [
+    "~",
+    ".so",
+    ".bak",
+    ".tmp",
+    ".new",
+    ".swp",
+    ".orig",
+    ".toml",
+    ".md",
+    ".dpkg-new",
+    ".dpkg-old",
+    ".rpmnew",
+];
 
 /// A file and the verdict on it.
 pub struct Found {
     pub path: PathBuf,
-    pub verdict: Result<Plugin, Refusal>,
+    pub verdict: Result<Loaded, Refusal>,
 }
 
 impl Found {
@@ -21,46 +67,220 @@ impl Found {
     }
 }
 
-/// Loads all candidates.
+/// A file that may be a plugin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    pub path: PathBuf,
+    /// What changes when the file does: device, inode, size, times; of its companion as well.
+    pub stamp: Vec<i128>,
+    executable: bool,
+}
+
+impl Candidate {
+    #[must_use]
+    pub fn file(&self) -> String {
+        file_name(&self.path)
+    }
+}
+
+/// Looks at all candidates.
 ///
 /// # Errors
 /// When the directory exists but can not be listed.
-pub fn scan(dir: &Path) -> std::io::Result<Vec<Found>> {
-    let mut found: Vec<Found> = Vec::new();
-    for path in candidates(dir)? {
-        let mut verdict = load(&path);
-        if let Ok(plugin) = &verdict {
-            let earlier = found
-                .iter()
-                .find(|f| matches!(&f.verdict, Ok(p) if p.name == plugin.name));
-            if let Some(earlier) = earlier {
-                verdict = Err(Refusal::Duplicate {
-                    name: plugin.name.clone(),
-                    by: earlier.file(),
-                });
-            }
-        }
-        found.push(Found { path, verdict });
-    }
-    Ok(found)
+pub fn scan(settings: &Settings) -> std::io::Result<Vec<Found>> {
+    Ok(verdicts(&candidates(&settings.plugin_dir)?, settings))
 }
 
-fn candidates(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
+/// Looks at these candidates; what takes the name of an earlier one is refused.
+#[must_use]
+pub fn verdicts(candidates: &[Candidate], settings: &Settings) -> Vec<Found> {
+    let mut found: Vec<Found> = Vec::new();
+    for some in candidates.chunks(SIDE_BY_SIDE) {
+        let verdicts: Vec<_> = std::thread::scope(|scope| {
+            let each = some.iter().map(|c| scope.spawn(|| verdict(c, settings)));
+            let threads: Vec<_> = each.collect();
+            let joined = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
+            joined
+                .map(|j| j.unwrap_or_else(|_| Err(Refusal::Crashed("looking at it failed".into()))))
+                .collect()
+        });
+        for (candidate, mut verdict) in some.iter().zip(verdicts) {
+            if let Ok(loaded) = &verdict {
+                let earlier = found
+                    .iter()
+                    .find(|f| matches!(&f.verdict, Ok(other) if other.name == loaded.name));
+                if let Some(earlier) = earlier {
+                    verdict = Err(Refusal::Duplicate {
+                        name: loaded.name.clone(),
+                        by: earlier.file(),
+                    });
+                }
+            }
+            let path = candidate.path.clone();
+            found.push(Found { path, verdict });
+        }
+    }
+    found
+}
+
+/// What is to become of a file.
+///
+/// # Errors
+/// [`Refusal`].
+pub fn verdict(candidate: &Candidate, settings: &Settings) -> Result<Loaded, Refusal> {
+    let path = &candidate.path;
+    trusted(path)?;
+    if candidate.executable {
+        let name = exec_name(path);
+        check_name(&name).map_err(|e| Refusal::Name(e.to_string()))?;
+        return Ok(Loaded {
+            kind: Kind::Exec(ExecFile {
+                path: std::path::absolute(path).unwrap_or_else(|_| path.clone()),
+                limits: settings.limits_of(&name),
+            }),
+            name,
+            version: None,
+            preferred_interval: None,
+        });
+    }
+    let file = file_name(path);
+    let private = settings.private_plugins();
+    let copied = match &private {
+        Some(dir) => copy::keep(path, dir).map_err(|e| e.to_string()),
+        None => Err("there is no state directory".to_owned()),
+    };
+    let mut hosted = HostedPlugin {
+        path: copied.clone().unwrap_or_else(|_| path.clone()),
+        file: file.clone(),
+        limits: Limits::default(),
+    };
+    let (mut host, hello) = Host::start(&hosted, TRIAL)?;
+    hosted.limits = settings.limits_of(&hello.name);
+    let bundled = BUNDLED
+        .iter()
+        .any(|name| file == format!("libdevmon_plugin_{name}.so"));
+    let mut inline = settings.isolation_of(&hello.name, bundled) == Isolation::Inline;
+    if let (true, Err(problem)) = (inline, &copied) {
+        // Nothing but the original can be mapped, and that may be written over: not in this process.
+        debug!(
+            file,
+            problem, "no private copy: it runs in a process of its own"
+        );
+        inline = false;
+    }
+    if inline {
+        let config = settings.config_of(&hello.name);
+        let trial = host.make(&hello.name, &config, TRIAL);
+        let trial = trial.and_then(|made| match made {
+            Ok(_) => host.collect(TRIAL).map(drop),
+            Err(_) => Ok(()), // it says politely that it can not start: it may say so inline
+        });
+        if let Err(ended) = trial {
+            let reason = ended.0;
+            warn!(
+                file,
+                reason, "it did not survive its trial: it runs in a process of its own"
+            );
+            inline = false;
+        }
+    }
+    drop(host);
+    let kind = if inline {
+        Kind::Inline(load_as(&hosted.path, Some(&file))?)
+    } else {
+        Kind::Process(hosted, hello.abi)
+    };
+    Ok(Loaded {
+        name: hello.name,
+        version: hello.version,
+        preferred_interval: hello.preferred_interval_ms.map(Duration::from_millis),
+        kind,
+    })
+}
+
+/// Refuses what others may write to.
+fn trusted(path: &Path) -> Result<(), Refusal> {
+    let metadata = std::fs::metadata(path).map_err(|e| Refusal::Unreadable(e.to_string()))?;
+    if !metadata.is_file() {
+        return Err(Refusal::NotARegularFile);
+    }
+    let own = rustix::process::geteuid().as_raw();
+    let untrusted = |problem: String| Err(Refusal::Untrusted(problem));
+    let owner = metadata.uid();
+    if owner != 0 && owner != own {
+        return untrusted(format!(
+            "it belongs to user {owner}, who could change what the agent runs: chown it to root or to the agent's user ({own})"
+        ));
+    }
+    let mode = metadata.mode();
+    if mode & 0o002 != 0 {
+        return untrusted("everyone may write to it: chmod o-w".into());
+    }
+    // Many systems give each user a group of the same name, and files writable for it.
+    let group = metadata.gid();
+    if mode & 0o020 != 0 && group != 0 && group != rustix::process::getegid().as_raw() {
+        return untrusted(format!("group {group} may write to it: chmod g-w"));
+    }
+    Ok(())
+}
+
+/// The candidates of a directory, in the order of their names.
+///
+/// # Errors
+/// When it exists but can not be listed.
+pub fn candidates(dir: &Path) -> std::io::Result<Vec<Candidate>> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(e),
     };
-    let mut paths = Vec::new();
+    let mut found = Vec::new();
     for entry in entries {
         let path = entry?.path();
         let name = file_name(&path);
-        if name.starts_with("lib") && name.ends_with(".so") {
-            paths.push(path);
+        let library = name.starts_with("lib") && name.ends_with(".so");
+        let executable = !library && is_executable(&path, &name);
+        if library || executable {
+            let mut stamp = stamp(&path);
+            if executable {
+                stamp.extend(self::stamp(&exec::sidecar(&path)));
+            }
+            found.push(Candidate {
+                path,
+                stamp,
+                executable,
+            });
         }
     }
-    paths.sort();
-    Ok(paths)
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(found)
+}
+
+fn is_executable(path: &Path, name: &str) -> bool {
+    !name.starts_with('.')
+        && !NO_EXECUTABLE.iter().any(|end| name.ends_with(end))
+        && std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.mode() & 0o111 != 0)
+}
+
+fn stamp(path: &Path) -> Vec<i128> {
+    let Ok(m) = std::fs::metadata(path) else {
+        return Vec::new();
+    };
+    let nanos = |s: i64, ns: i64| i128::from(s) * 1_000_000_000 + i128::from(ns);
+    vec![
+        i128::from(m.dev()),
+        i128::from(m.ino()),
+        i128::from(m.size()),
+        i128::from(m.mode()),
+        nanos(m.mtime(), m.mtime_nsec()),
+        nanos(m.ctime(), m.ctime_nsec()),
+    ]
+}
+
+/// `backup-age.sh` gives `backup-age`.
+pub(super) fn exec_name(path: &Path) -> String {
+    let name = file_name(path);
+    name.split('.').next().unwrap_or_default().to_owned()
 }
 
 fn file_name(path: &Path) -> String {
@@ -73,30 +293,62 @@ fn file_name(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn put(dir: &Path, name: &str, mode: u32) -> PathBuf {
+        let path = dir.join(name);
+        std::fs::write(&path, "").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
 
     #[test]
-    fn only_lib_so_files_are_candidates_in_order_of_names() {
+    fn libraries_and_executables_are_candidates_in_order_of_names() {
         let dir = tempfile::tempdir().unwrap();
-        for name in [
-            "libb.so",
-            "liba.so",
-            "c.so",
-            "libd.so.tmp",
-            ".libe.so",
-            "README",
+        for (name, mode) in [
+            ("libb.so", 0o644),
+            ("liba.so", 0o755),
+            ("c.so", 0o755),
+            ("libd.so.tmp", 0o755),
+            (".libe.so", 0o755),
+            ("README", 0o644),
+            ("backup.sh", 0o755),
+            ("backup.sh~", 0o755),
+            ("backup.metrics.toml", 0o755),
         ] {
-            std::fs::write(dir.path().join(name), "").unwrap();
+            put(dir.path(), name, mode);
         }
         let names: Vec<_> = candidates(dir.path())
             .unwrap()
             .iter()
-            .map(|p| file_name(p))
+            .map(Candidate::file)
             .collect();
-        assert_eq!(names, ["liba.so", "libb.so"]);
+        assert_eq!(names, ["backup.sh", "liba.so", "libb.so"]);
+        assert_eq!(exec_name(Path::new("/x/backup.sh")), "backup");
     }
 
     #[test]
     fn a_missing_directory_has_no_plugins() {
-        assert!(scan(Path::new("/nonexistent/devmon")).unwrap().is_empty());
+        assert_eq!(candidates(Path::new("/nonexistent/devmon")).unwrap(), []);
+    }
+
+    #[test]
+    fn what_others_may_write_to_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(trusted(&put(dir.path(), "liba.so", 0o755)), Ok(()));
+        let open = trusted(&put(dir.path(), "libb.so", 0o777))
+            .unwrap_err()
+            .to_string();
+        assert!(open.contains("everyone may write to it"), "{open}");
+        if rustix::process::geteuid().is_root() {
+            let path = put(dir.path(), "libc.so", 0o755);
+            std::os::unix::fs::chown(&path, Some(12_345), None).unwrap();
+            let foreign = trusted(&path).unwrap_err().to_string();
+            assert!(foreign.contains("user 12345"), "{foreign}");
+            let path = put(dir.path(), "libd.so", 0o775);
+            std::os::unix::fs::chown(&path, None, Some(12_345)).unwrap();
+            let group = trusted(&path).unwrap_err().to_string();
+            assert!(group.contains("group 12345"), "{group}");
+        }
     }
 }

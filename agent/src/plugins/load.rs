@@ -17,7 +17,7 @@
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::fmt;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use abi_stable::StableAbi;
@@ -34,7 +34,7 @@ use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use super::elf;
 
 /// Which interface a plugin was built for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Abi {
     Rust { major: u32, minor: u32 },
     C(u32),
@@ -50,7 +50,7 @@ impl fmt::Display for Abi {
 }
 
 /// Why a file is not used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub enum Refusal {
     #[error("not a regular file")]
@@ -74,9 +74,15 @@ pub enum Refusal {
     )]
     Layout(String),
     #[error("lacks the function {0}")]
-    MissingFunction(&'static str),
+    MissingFunction(String),
     #[error("its source name is not legal: {0}")]
     Name(String),
+    /// Whoever may write to the file is not trusted.
+    #[error("{0}")]
+    Untrusted(String),
+    /// Its host ended or did not answer.
+    #[error("{0}")]
+    Crashed(String),
     /// A good plugin whose source name is taken.
     #[error("source name {name:?} is already taken by {by}")]
     Duplicate { name: String, by: String },
@@ -92,6 +98,8 @@ pub struct Plugin {
     pub abi: Abi,
     /// The interval that suits it, if it has an opinion.
     pub preferred_interval: Option<Duration>,
+    /// What was loaded.
+    pub path: PathBuf,
     entry: Entry,
 }
 
@@ -144,6 +152,14 @@ unsafe impl Send for CSource {}
 /// # Errors
 /// [`Refusal`].
 pub fn load(path: &Path) -> Result<Plugin, Refusal> {
+    load_as(path, None)
+}
+
+/// The same for a copy of a file: a C plugin is named after the file with this name.
+///
+/// # Errors
+/// [`Refusal`].
+pub fn load_as(path: &Path, named: Option<&str>) -> Result<Plugin, Refusal> {
     let metadata = std::fs::metadata(path).map_err(|e| Refusal::Unreadable(e.to_string()))?;
     if !metadata.is_file() {
         return Err(Refusal::NotARegularFile); // opening a FIFO would block
@@ -151,29 +167,32 @@ pub fn load(path: &Path) -> Result<Plugin, Refusal> {
     let mut file = File::open(path).map_err(|e| Refusal::Unreadable(e.to_string()))?;
     elf::check(&mut file).map_err(Refusal::NotALibrary)?;
     // An absolute path: dlopen would look a bare name up in the system's directories.
-    let path = &std::path::absolute(path).map_err(|e| Refusal::Unreadable(e.to_string()))?;
+    let path = std::path::absolute(path).map_err(|e| Refusal::Unreadable(e.to_string()))?;
 
     // SAFETY: this runs the library's initialisers, which is what loading a plugin means: whoever may write to the plugin directory is trusted as
     // much as the agent's own binary. RTLD_NOW turns a missing symbol into an error here; RTLD_LOCAL keeps plugins' equal symbols apart.
-    let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }
-        .map_err(|e| Refusal::Dlopen(dlerror_text(&e, path)))?;
+    let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) }
+        .map_err(|e| Refusal::Dlopen(dlerror_text(&e, &path)))?;
     let library: &'static Library = Box::leak(Box::new(library));
 
     // SAFETY: abi_stable exports under this name a static whose first part is an AbiHeader; `upgrade` reads no more than that part before it has seen the magic text in it.
     let header =
         unsafe { library.get::<AbiHeaderRef>(ROOT_MODULE_LOADER_NAME_WITH_NUL.as_bytes()) };
     if let Ok(header) = header {
-        return rust_plugin(*header);
+        return rust_plugin(*header, path);
     }
     // SAFETY: the name is ours, and its type is fixed by the C entry's contract.
     let abi = unsafe { library.get::<c::AbiFn>(c::ABI_SYMBOL) };
     match abi {
-        Ok(abi) => c_plugin(library, *abi, path),
+        Ok(abi) => {
+            let named = named.map_or_else(|| path.clone(), PathBuf::from);
+            c_plugin(library, *abi, &named, path)
+        }
         Err(_) => Err(Refusal::NoEntry),
     }
 }
 
-fn rust_plugin(header: AbiHeaderRef) -> Result<Plugin, Refusal> {
+fn rust_plugin(header: AbiHeaderRef, path: PathBuf) -> Result<Plugin, Refusal> {
     let other = |built: &str| Refusal::OtherAbi {
         built: built.to_owned(),
         ours: format!("{ABI_MAJOR}.{ABI_MINOR}"),
@@ -203,6 +222,7 @@ fn rust_plugin(header: AbiHeaderRef) -> Result<Plugin, Refusal> {
         version: Some(module.version()().into_string()),
         abi: Abi::Rust { major, minor },
         preferred_interval: (preferred_ms > 0).then(|| Duration::from_millis(preferred_ms)),
+        path,
         entry: Entry::Rust(module),
     })
 }
@@ -238,7 +258,12 @@ fn one_way(interface: &'static TypeLayout, other: &'static TypeLayout) -> Result
     Err(first.join(" "))
 }
 
-fn c_plugin(library: &'static Library, abi: c::AbiFn, path: &Path) -> Result<Plugin, Refusal> {
+fn c_plugin(
+    library: &'static Library,
+    abi: c::AbiFn,
+    named: &Path,
+    path: PathBuf,
+) -> Result<Plugin, Refusal> {
     // SAFETY: a function without arguments, of the type that the contract fixes.
     let version = unsafe { abi() };
     if version != c::C_ABI {
@@ -247,7 +272,7 @@ fn c_plugin(library: &'static Library, abi: c::AbiFn, path: &Path) -> Result<Plu
             ours: format!("C {}", c::C_ABI),
         });
     }
-    let name = name_from_file(path);
+    let name = name_from_file(named);
     check_name(&name).map_err(|e| Refusal::Name(e.to_string()))?;
     // SAFETY: all six: the names are ours and their types are fixed by the contract of ABI 1, which the library has just claimed to keep.
     let functions = unsafe {
@@ -265,8 +290,35 @@ fn c_plugin(library: &'static Library, abi: c::AbiFn, path: &Path) -> Result<Plu
         version: None,
         abi: Abi::C(version),
         preferred_interval: None,
+        path,
         entry: Entry::C(functions),
     })
+}
+
+/// The functions of the C entry that a library lacks, all of them. Loads it, as [`load`] does; empty if it can not be loaded.
+#[must_use]
+pub fn missing_c_functions(path: &Path) -> Vec<&'static str> {
+    const REQUIRED: [(&[u8], &str); 5] = [
+        (c::ABI_SYMBOL, "devmon_plugin_abi"),
+        (c::NEW_SYMBOL, "devmon_plugin_new"),
+        (c::COLLECT_SYMBOL, "devmon_plugin_collect"),
+        (c::FREE_SYMBOL, "devmon_plugin_free"),
+        (c::DROP_SYMBOL, "devmon_plugin_drop"),
+    ];
+    let Ok(path) = std::path::absolute(path) else {
+        return Vec::new();
+    };
+    // SAFETY: as in `load`: whoever asks trusts the library to run.
+    let Ok(library) = (unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }) else {
+        return Vec::new();
+    };
+    let library: &'static Library = Box::leak(Box::new(library));
+    let lacks = |symbol: &[u8]| {
+        // SAFETY: the address is looked up and not used.
+        unsafe { library.get::<c::AbiFn>(symbol) }.is_err()
+    };
+    let missing = REQUIRED.iter().filter(|(symbol, _)| lacks(symbol));
+    missing.map(|(_, name)| *name).collect()
 }
 
 /// # Safety
@@ -279,7 +331,7 @@ unsafe fn required<T: Copy>(
     // SAFETY: as the caller promises.
     unsafe { library.get::<T>(symbol) }
         .map(|s| *s)
-        .map_err(|_| Refusal::MissingFunction(name))
+        .map_err(|_| Refusal::MissingFunction(name.to_owned()))
 }
 
 /// `libdevmon_x.so` and `libx.so` give `x`.
@@ -337,6 +389,23 @@ impl LoadedSource {
             CollectError::NoData => Round::NoData,
             CollectError::Unavailable(reason) => Round::Unavailable(reason),
             CollectError::Failed(reason) => Round::Failed(reason),
+        }
+    }
+
+    /// One round of a C source as the text that it gave; `None` for a Rust source, for NULL, and for what is not UTF-8.
+    pub fn collect_text(&mut self) -> Option<String> {
+        let Self::C(source) = self else {
+            return None;
+        };
+        // SAFETY: as in `CSource::collect`: its own handle, a NUL-terminated text that is copied and then freed once.
+        unsafe {
+            let text = (source.functions.collect)(source.handle);
+            if text.is_null() {
+                return None;
+            }
+            let copy = CStr::from_ptr(text).to_str().map(str::to_owned);
+            (source.functions.free)(text);
+            copy.ok()
         }
     }
 

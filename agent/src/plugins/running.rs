@@ -2,6 +2,7 @@
 //!
 //! Files that were refused and sources that are switched off are listed as well: an operator who dropped a file in sees what became of it.
 
+use std::collections::BTreeMap;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -13,31 +14,59 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::directory::Found;
-use super::load::Plugin;
-use super::source::{Answer, Made, Report, SourceThread};
+use super::load::Refusal;
+use super::source::{Answer, Kind, Loaded, Made, Report, SourceThread};
 use super::supervise::Supervised;
+use super::watch::Change;
 use crate::config::Settings;
 
 /// Answers that wait for the daemon; a source's thread blocks on more, which hurts only that source.
 const REPORTS: usize = 256;
+/// Replaced libraries stay mapped for ever, some 0.5 MB each: later ones of the same agent run in processes, which give everything back.
+const MAX_INLINE_REPLACED: usize = 30;
+/// A process is killed this much before the daemon would call the source hung: the better reason of the two comes first.
+const KILL_EARLIER: Duration = Duration::from_millis(200);
 
 /// One source with its thread and state.
 struct Running {
     name: String,
     file: String,
     version: Option<String>,
+    isolation: &'static str,
     interval: Duration,
     thread: Option<SourceThread>,
     supervised: Supervised,
     made: Made,
+    /// What an operator should know although the source runs: a newer file of it was refused.
+    note: Option<String>,
 }
 
-/// All of them; a source is known by its index.
+/// A file without a source.
+struct Idle {
+    about: SourceAbout,
+    /// Refused only for the name of another, which may go.
+    duplicate: bool,
+}
+
+/// All of them; a source is known by its number, which is never used again.
 pub struct Sources {
-    running: Vec<Running>,
-    /// Refused or switched off; they only show.
-    idle: Vec<SourceAbout>,
+    running: BTreeMap<usize, Running>,
+    next: usize,
+    /// Refused, switched off or removed, by file; they only show.
+    idle: BTreeMap<String, Idle>,
+    deadline: fn(Duration) -> Duration,
+    reports: mpsc::Sender<Report>,
+    replaced: usize,
     changed: bool,
+}
+
+/// What the schedule must follow.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Moves {
+    pub gone: Vec<usize>,
+    pub new: Vec<(usize, Duration)>,
+    /// Files to be looked at again: the name that they were refused for is free.
+    pub again: Vec<String>,
 }
 
 impl Sources {
@@ -51,61 +80,197 @@ impl Sources {
     ) -> (Self, mpsc::Receiver<Report>) {
         let (tell, reports) = mpsc::channel(REPORTS);
         let mut sources = Self {
-            running: Vec::new(),
-            idle: Vec::new(),
+            running: BTreeMap::new(),
+            next: 0,
+            idle: BTreeMap::new(),
+            deadline,
+            reports: tell,
+            replaced: 0,
             changed: true,
         };
         for found in found {
-            let file = found.file();
-            match found.verdict {
-                Err(refusal) => {
-                    warn!(file, reason = %refusal, "plugin refused");
-                    sources.idle.push(idle(
-                        file.clone(),
-                        SourceState::Failing,
-                        refusal.to_string(),
-                        file,
-                    ));
-                }
-                Ok(plugin) if !settings.source(&plugin.name).enabled => {
-                    info!(source = plugin.name, "source is switched off");
-                    let reason = "switched off in the configuration".to_owned();
-                    sources
-                        .idle
-                        .push(idle(plugin.name, SourceState::Stopped, reason, file));
-                }
-                Ok(plugin) => {
-                    let interval = settings.interval_of(&plugin.name, plugin.preferred_interval);
-                    let supervised = Supervised::new(&plugin.name, deadline(interval));
-                    sources.add(plugin, file, settings, interval, supervised, &tell);
-                }
-            }
+            sources.apply(Change::Found(found), settings);
         }
         (sources, reports)
     }
 
+    /// Follows a change of the plugin directory. A source whose new file is refused goes on as it was.
+    pub fn apply(&mut self, change: Change, settings: &Settings) -> Moves {
+        self.changed = true;
+        let mut moves = Moves::default();
+        match change {
+            Change::Removed { file } => {
+                let reason = "its file was removed";
+                self.idle.remove(&file);
+                for (_, source) in self.take_out(|r| r.file == file, &mut moves) {
+                    info!(source, file, "{reason}");
+                    let about = idle(source, SourceState::Stopped, reason.into(), file.clone());
+                    self.rest(about, false);
+                }
+            }
+            Change::Found(found) => self.found(found, settings, &mut moves),
+        }
+        if !moves.gone.is_empty() {
+            let waiting = self.idle.iter().filter(|(_, i)| i.duplicate);
+            moves.again = waiting.map(|(file, _)| file.clone()).collect();
+        }
+        moves
+    }
+
+    fn found(&mut self, found: Found, settings: &Settings, moves: &mut Moves) {
+        let file = found.file();
+        self.idle.remove(&file);
+        let loaded = match found.verdict {
+            Ok(loaded) => loaded,
+            Err(refusal) => return self.refused(file, &refusal),
+        };
+        let other = self
+            .running
+            .values()
+            .find(|r| r.name == loaded.name && r.file != file);
+        if let Some(other) = other {
+            let refusal = Refusal::Duplicate {
+                name: loaded.name,
+                by: other.file.clone(),
+            };
+            return self.refused(file, &refusal);
+        }
+        self.idle
+            .retain(|_, i| i.about.name != loaded.name || i.about.state != SourceState::Stopped);
+        let before = self.take_out(|r| r.file == file, moves);
+        if !settings.source(&loaded.name).enabled {
+            info!(source = loaded.name, "source is switched off");
+            let reason = "switched off in the configuration".to_owned();
+            return self.rest(idle(loaded.name, SourceState::Stopped, reason, file), false);
+        }
+        let mut loaded = loaded;
+        if let (false, Kind::Inline(plugin)) = (before.is_empty(), &loaded.kind) {
+            self.replaced += 1;
+            if self.replaced > MAX_INLINE_REPLACED {
+                let hosted = super::host::HostedPlugin {
+                    path: plugin.path.clone(),
+                    file: file.clone(),
+                    limits: settings.limits_of(&loaded.name),
+                };
+                loaded.kind = Kind::Process(hosted, plugin.abi);
+            }
+        }
+        let interval = settings.interval_of(&loaded.name, loaded.preferred_interval);
+        let number = self.add(loaded, file, settings, interval);
+        moves.new.push((number, interval));
+    }
+
+    fn refused(&mut self, file: String, refusal: &Refusal) {
+        warn!(file, reason = %refusal, "plugin refused");
+        if let Some(running) = self.running.values_mut().find(|r| r.file == file) {
+            running.note = Some(format!(
+                "the file was changed, and refused: {refusal}; the source runs as it was before"
+            ));
+            return;
+        }
+        let duplicate = matches!(refusal, Refusal::Duplicate { .. });
+        let about = idle(
+            file.clone(),
+            SourceState::Failing,
+            refusal.to_string(),
+            file,
+        );
+        self.rest(about, duplicate);
+    }
+
+    fn rest(&mut self, about: SourceAbout, duplicate: bool) {
+        let file = about.file.clone().unwrap_or_default();
+        self.idle.insert(file, Idle { about, duplicate });
+    }
+
+    /// Ends these sources after their present round; their numbers and names.
+    fn take_out(
+        &mut self,
+        which: impl Fn(&Running) -> bool,
+        moves: &mut Moves,
+    ) -> Vec<(usize, String)> {
+        let some = self.running.iter().filter(|(_, r)| which(r));
+        let out: Vec<_> = some.map(|(number, r)| (*number, r.name.clone())).collect();
+        for (number, _) in &out {
+            if let Some(running) = self.running.remove(number) {
+                drop(running.thread.map(SourceThread::stop)); // it may be stuck: nobody waits for it
+            }
+            moves.gone.push(*number);
+        }
+        out
+    }
+
+    /// Takes these sources out; their files are to be looked at again.
+    pub fn restart(&mut self, names: &[String]) -> Moves {
+        self.changed = true;
+        let mut moves = Moves::default();
+        let known: Vec<String> = (self.running.values().map(|r| &r.file))
+            .chain(self.idle.keys())
+            .cloned()
+            .collect();
+        self.take_out(|r| names.contains(&r.name), &mut moves);
+        self.idle
+            .retain(|_, i| !names.contains(&i.about.name) || i.about.state != SourceState::Stopped);
+        let left: Vec<&String> = (self.running.values().map(|r| &r.file))
+            .chain(self.idle.keys())
+            .collect();
+        moves.again = known
+            .into_iter()
+            .filter(|file| !left.contains(&file))
+            .collect();
+        moves
+    }
+
+    /// An operator wants this source to be tried again now. The reason if there is none such.
+    ///
+    /// # Errors
+    /// For an operator.
+    pub fn readmit(&mut self, name: &str) -> Result<(), String> {
+        match self.running.values_mut().find(|r| r.name == name) {
+            Some(running) => {
+                self.changed |= running.supervised.readmit();
+                Ok(())
+            }
+            None => Err(format!(
+                "no source is called {name:?}; there are: {}",
+                self.names().collect::<Vec<_>>().join(", ")
+            )),
+        }
+    }
+
     fn add(
         &mut self,
-        plugin: Plugin,
+        loaded: Loaded,
         file: String,
         settings: &Settings,
         interval: Duration,
-        supervised: Supervised,
-        reports: &mpsc::Sender<Report>,
-    ) {
-        let config = serde_json::Value::Object(settings.source(&plugin.name).config).to_string();
+    ) -> usize {
+        let config = settings.config_of(&loaded.name);
+        let deadline = (self.deadline)(interval);
         let mut running = Running {
-            name: plugin.name.clone(),
+            name: loaded.name.clone(),
             file,
-            version: plugin.version.clone(),
+            version: loaded.version.clone(),
+            isolation: loaded.kind.isolation(),
             interval,
             thread: None,
-            supervised,
+            supervised: Supervised::new(&loaded.name, deadline),
             made: Made::default(),
+            note: None,
         };
-        let index = self.running.len();
-        info!(source = running.name, file = running.file, version = running.version, abi = %plugin.abi, ?interval, "source loaded");
-        match SourceThread::spawn(index, plugin, config, reports.clone()) {
+        let number = self.next;
+        self.next += 1;
+        info!(
+            source = running.name,
+            file = running.file,
+            version = running.version,
+            abi = loaded.kind.interface(),
+            isolation = running.isolation,
+            ?interval,
+            "source loaded"
+        );
+        let limit = deadline.saturating_sub(KILL_EARLIER);
+        match SourceThread::spawn(number, loaded, config, limit, self.reports.clone()) {
             Ok(thread) => running.thread = Some(thread),
             Err(e) => {
                 running
@@ -113,29 +278,30 @@ impl Sources {
                     .lost(format!("no thread could be started for it: {e}"));
             }
         }
-        self.running.push(running);
+        self.running.insert(number, running);
+        number
     }
 
-    /// Names of the running sources, by index.
+    /// Names of the running sources, by number.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.running.iter().map(|r| r.name.as_str())
+        self.running.values().map(|r| r.name.as_str())
     }
 
-    /// Intervals of the running sources, by index.
-    pub fn intervals(&self) -> impl Iterator<Item = Duration> {
-        self.running.iter().map(|r| r.interval)
+    /// Intervals of the running sources, with their numbers.
+    pub fn intervals(&self) -> impl Iterator<Item = (usize, Duration)> {
+        self.running.iter().map(|(number, r)| (*number, r.interval))
     }
 
-    /// States and reasons of the running sources, by index.
+    /// States and reasons of the running sources, by number.
     pub fn states(&self) -> impl Iterator<Item = (SourceState, Option<&str>)> {
         self.running
-            .iter()
+            .values()
             .map(|r| (r.supervised.state(), r.supervised.reason()))
     }
 
     /// Asks a source for a round, if it may be asked now.
     pub fn ask(&mut self, index: usize, tick: TimestampMs, now: Instant) -> bool {
-        let Some(running) = self.running.get_mut(index) else {
+        let Some(running) = self.running.get_mut(&index) else {
             return false;
         };
         let may = running.supervised.may_ask(now);
@@ -152,7 +318,7 @@ impl Sources {
     pub fn take(&mut self, report: Report, now: Instant) -> Option<Frame> {
         match report {
             Report::Made { source, made } => {
-                let running = self.running.get_mut(source)?;
+                let running = self.running.get_mut(&source)?;
                 if let Some(problem) = &made.problem {
                     let source = running.name.as_str();
                     warn!(
@@ -169,7 +335,7 @@ impl Sources {
                 tick,
                 answer,
             } => {
-                let running = self.running.get_mut(source)?;
+                let running = self.running.get_mut(&source)?;
                 let (changed, in_time) = running.supervised.answered(now, &answer);
                 self.changed |= changed;
                 match answer {
@@ -186,7 +352,7 @@ impl Sources {
 
     /// Looks for rounds over their deadline.
     pub fn check(&mut self, now: Instant) {
-        for running in &mut self.running {
+        for running in self.running.values_mut() {
             self.changed |= running.supervised.check(now);
         }
     }
@@ -194,14 +360,14 @@ impl Sources {
     /// When the next awaited round becomes overdue.
     #[must_use]
     pub fn next_overdue(&self) -> Option<Instant> {
-        let each = self.running.iter();
+        let each = self.running.values();
         each.filter_map(|r| r.supervised.overdue_at()).min()
     }
 
     /// True while a round is awaited that is not overdue.
     #[must_use]
     pub fn is_awaiting(&self) -> bool {
-        self.running.iter().any(|r| r.supervised.is_awaited())
+        self.running.values().any(|r| r.supervised.is_awaited())
     }
 
     /// True once after a state, a reason or a description changed.
@@ -212,18 +378,24 @@ impl Sources {
     /// Everything for an `about` message.
     #[must_use]
     pub fn about(&self) -> (Vec<SourceAbout>, Vec<DescriptorText>) {
-        let running = self.running.iter().map(|r| SourceAbout {
+        let running = self.running.values().map(|r| SourceAbout {
             name: r.name.clone(),
             state: r.supervised.state(),
-            reason: r.supervised.reason().map(str::to_owned),
+            reason: r
+                .supervised
+                .reason()
+                .or(r.note.as_deref())
+                .map(str::to_owned),
             interval_ms: u64::try_from(r.interval.as_millis()).unwrap_or(u64::MAX),
             version: r.version.clone(),
             file: Some(r.file.clone()),
             facts: r.made.facts.clone(),
         });
-        let descriptors = self.running.iter().flat_map(|r| &r.made.descriptors);
+        let descriptors = self.running.values().flat_map(|r| &r.made.descriptors);
         (
-            running.chain(self.idle.iter().cloned()).collect(),
+            running
+                .chain(self.idle.values().map(|i| i.about.clone()))
+                .collect(),
             descriptors.map(DescriptorText::from).collect(),
         )
     }
@@ -232,7 +404,7 @@ impl Sources {
     #[must_use]
     pub fn unit(&self, path: &devmon_core::MetricPath) -> Option<&str> {
         let first = path.segments().next()?;
-        let running = self.running.iter().find(|r| r.name == first)?;
+        let running = self.running.values().find(|r| r.name == first)?;
         devmon_core::descriptor::best_match(&running.made.descriptors, path)
             .map(|d| d.unit.as_str())
     }
@@ -242,7 +414,7 @@ impl Sources {
         let until = Instant::now() + limit;
         let stopping: Vec<(String, JoinHandle<()>)> = self
             .running
-            .into_iter()
+            .into_values()
             .filter_map(|r| Some((r.name, r.thread?.stop())))
             .collect();
         // A thread can not be awaited without blocking; there are few, and this happens once.

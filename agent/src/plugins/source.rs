@@ -1,17 +1,23 @@
 //! One source on its own thread: made from its plugin, asked for rounds, its trees checked before anyone else sees them.
 //!
 //! **Takes** orders, one at a time. **Gives** a [`Report::Answered`] for each, through a bounded channel. The thread may block in the plugin for as long as the plugin likes: nobody
-//! waits for it. When to ask, how long to wait and what an answer means is left to [`supervise`](super::supervise). A source that panicked is dropped here and
-//! made anew by the next order. Running a source in a child process is another way to answer the same orders; it is not built yet.
+//! waits for it. When to ask, how long to wait and what an answer means is left to [`supervise`](super::supervise). A source that crashed is dropped here and
+//! made anew by the next order.
+//!
+//! Three kinds answer the same orders: a library **inline**, in this thread; a library in a **process** of its own ([`host`](super::host)), which is killed when it takes too long; and an
+//! **executable** that is run each time ([`exec`](super::exec)).
 
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
 
 use devmon_core::MetricTree;
 use devmon_core::descriptor::Descriptor;
 use devmon_core::wire::TimestampMs;
 use tokio::sync::mpsc;
 
-use super::load::{LoadedSource, Plugin, Round};
+use super::exec::ExecFile;
+use super::host::{Ended, Host, HostedPlugin};
+use super::load::{Abi, LoadedSource, Plugin, Refusal, Round};
 
 /// Stack of a source's thread. Plugins parse files and walk trees of at most 16 levels; pages are only paid for when touched.
 const STACK_BYTES: usize = 512 * 1024;
@@ -41,8 +47,51 @@ pub enum Answer {
     NoData,
     Unavailable(String),
     Failed(String),
-    /// The source is gone; it is made anew when it is asked again.
+    /// There is no source: its constructor said why. It is made anew when it is asked again.
+    NotStarted(String),
+    /// The source is gone, and not politely; it is made anew when it is asked again.
     Crashed(String),
+}
+
+/// What became of a file: from it, sources of one name can be made.
+#[derive(Clone)]
+pub struct Loaded {
+    /// First segment of its paths.
+    pub name: String,
+    pub version: Option<String>,
+    /// The interval that suits it, if it has an opinion.
+    pub preferred_interval: Option<Duration>,
+    pub kind: Kind,
+}
+
+/// How a source runs.
+#[derive(Clone)]
+pub enum Kind {
+    Inline(Plugin),
+    Process(HostedPlugin, Abi),
+    Exec(ExecFile),
+}
+
+impl Kind {
+    /// The interface, for people.
+    #[must_use]
+    pub fn interface(&self) -> String {
+        match self {
+            Self::Inline(plugin) => plugin.abi.to_string(),
+            Self::Process(_, abi) => abi.to_string(),
+            Self::Exec(_) => "executable".into(),
+        }
+    }
+
+    /// `inline`, `process` or `exec`.
+    #[must_use]
+    pub fn isolation(&self) -> &'static str {
+        match self {
+            Self::Inline(_) => "inline",
+            Self::Process(..) => "process",
+            Self::Exec(_) => "exec",
+        }
+    }
 }
 
 /// What a source says about itself once.
@@ -62,21 +111,22 @@ pub struct SourceThread {
 }
 
 impl SourceThread {
-    /// Starts the thread, which makes the source at once: rates are measured from here.
+    /// Starts the thread, which makes the source at once: rates are measured from here. A process that takes longer than `limit` for an answer is killed.
     ///
     /// # Errors
     /// When the system has no thread left.
     pub fn spawn(
         index: usize,
-        plugin: Plugin,
+        loaded: Loaded,
         config: String,
+        limit: Duration,
         reports: mpsc::Sender<Report>,
     ) -> std::io::Result<Self> {
         let (orders, inbox) = sync_channel(1); // the supervisor asks a source that has answered, never a busy one
         let thread = std::thread::Builder::new()
-            .name(plugin.name.chars().take(15).collect()) // the kernel shows 15 bytes
+            .name(loaded.name.chars().take(15).collect()) // the kernel shows 15 bytes
             .stack_size(STACK_BYTES)
-            .spawn(move || run(index, &plugin, &config, &inbox, &reports))?;
+            .spawn(move || run(index, &loaded, &config, limit, &inbox, &reports))?;
         Ok(Self { orders, thread })
     }
 
@@ -95,33 +145,48 @@ impl SourceThread {
     }
 }
 
+/// A source that was made.
+enum Source {
+    Inline(LoadedSource),
+    Process(Box<Host>),
+    Exec,
+}
+
 fn run(
     index: usize,
-    plugin: &Plugin,
+    loaded: &Loaded,
     config: &str,
+    limit: Duration,
     orders: &Receiver<TimestampMs>,
     reports: &mpsc::Sender<Report>,
 ) {
     let make = || {
-        let source = plugin.start(config);
-        if let Ok(source) = &source {
-            let made = describe(&plugin.name, source);
-            let _ = reports.blocking_send(Report::Made {
-                source: index,
-                made,
-            });
-        }
-        source
+        let (source, made) = make(loaded, config, limit)?;
+        let _ = reports.blocking_send(Report::Made {
+            source: index,
+            made,
+        });
+        Ok(source)
     };
     let mut source = Some(make());
     for tick in orders {
-        let answer = match source.get_or_insert_with(make) {
-            Ok(source) => judge(source.collect()),
-            Err(reason) => Answer::Crashed(format!("cannot start: {reason}")),
+        let answer = match source.take().unwrap_or_else(make) {
+            Ok(mut made) => {
+                let answer = match &mut made {
+                    Source::Inline(inline) => judge(inline.collect()),
+                    Source::Process(host) => host.collect(limit).unwrap_or_else(crashed),
+                    Source::Exec => match &loaded.kind {
+                        Kind::Exec(file) => file.collect(&loaded.name, config, limit),
+                        _ => Answer::NoData, // an executable's kind is Exec
+                    },
+                };
+                if !matches!(answer, Answer::Crashed(_)) {
+                    source = Some(Ok(made));
+                }
+                answer
+            }
+            Err(answer) => answer,
         };
-        if matches!(answer, Answer::Crashed(_)) {
-            source = None;
-        }
         let report = Report::Answered {
             source: index,
             tick,
@@ -131,6 +196,30 @@ fn run(
             return; // the daemon is gone
         }
     }
+}
+
+fn make(loaded: &Loaded, config: &str, limit: Duration) -> Result<(Source, Made), Answer> {
+    match &loaded.kind {
+        Kind::Inline(plugin) => {
+            let source = plugin.start(config).map_err(Answer::NotStarted)?;
+            let made = describe(&plugin.name, &source);
+            Ok((Source::Inline(source), made))
+        }
+        Kind::Process(hosted, _) => {
+            let (mut host, _) = Host::start(hosted, limit).map_err(|refusal| match refusal {
+                Refusal::Crashed(reason) => Answer::Crashed(reason),
+                polite => Answer::NotStarted(polite.to_string()),
+            })?;
+            let made = host.make(&loaded.name, config, limit).map_err(crashed)?;
+            let made = made.map_err(Answer::NotStarted)?;
+            Ok((Source::Process(Box::new(host)), made))
+        }
+        Kind::Exec(file) => Ok((Source::Exec, file.made(&loaded.name))),
+    }
+}
+
+fn crashed(Ended(reason): Ended) -> Answer {
+    Answer::Crashed(format!("it {reason}"))
 }
 
 /// Checks a tree once, where it enters the agent.

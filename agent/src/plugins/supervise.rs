@@ -6,11 +6,14 @@
 //! | no data | as before, or `ok` if it was failing | next tick |
 //! | unavailable | `unavailable` | after [`UNAVAILABLE_PACE`], not before its interval |
 //! | failed | `failing` | next tick |
-//! | crashed: panicked, or could not be made | `failing` | made anew after a back-off of 1 s, 2 s, … up to [`MAX_BACKOFF`] |
+//! | could not be made, and said why | `failing` | made anew after a back-off of 1 s, 2 s, … up to [`MAX_BACKOFF`] |
+//! | crashed: panicked, or its process ended or was killed for its slowness | `failing` | made anew after the same back-off |
+//! | crashed [`MAX_CRASHES`] times in a row, or [`MAX_CRASHES_IN_WINDOW`] times in [`CRASH_WINDOW`] | `quarantined` | when its file changes or an operator says so ([`Supervised::readmit`]) |
 //! | none within the deadline | `failing` | not before it has returned |
 //!
 //! An answer that comes after the deadline is not published: nobody can say when its values were read.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use devmon_core::wire::about::SourceState;
@@ -22,6 +25,11 @@ use super::source::Answer;
 pub const UNAVAILABLE_PACE: Duration = Duration::from_secs(60);
 /// A source that panics each time is made anew this often at the slowest.
 pub const MAX_BACKOFF: Duration = Duration::from_secs(300);
+/// Crashes in a row after which a source is left alone: with the back-off, about two minutes of trying.
+pub const MAX_CRASHES: u32 = 8;
+/// One that crashes now and then is as little use, and costs as much.
+pub const MAX_CRASHES_IN_WINDOW: usize = 20;
+pub const CRASH_WINDOW: Duration = Duration::from_secs(3600);
 /// A deadline shorter than this would blame sources for a busy machine.
 pub const MIN_DEADLINE: Duration = Duration::from_secs(2);
 /// A source that hangs is found out within this time, however seldom it is asked.
@@ -44,8 +52,10 @@ pub struct Supervised {
     /// The present round is over its deadline; the reason last named this many seconds.
     overrun_s: Option<u64>,
     not_before: Option<Instant>,
-    /// Crashes since the last answer that was none.
-    crashes: u32,
+    /// Times without a source since the last answer from one.
+    in_a_row: u32,
+    /// When it crashed within the window.
+    crashed: VecDeque<Instant>,
 }
 
 impl Supervised {
@@ -59,7 +69,8 @@ impl Supervised {
             asked: None,
             overrun_s: None,
             not_before: None,
-            crashes: 0,
+            in_a_row: 0,
+            crashed: VecDeque::new(),
         }
     }
 
@@ -90,7 +101,9 @@ impl Supervised {
     /// May it be asked at this tick? No while it is busy, and not before its back-off is over.
     #[must_use]
     pub fn may_ask(&self, now: Instant) -> bool {
-        self.asked.is_none() && self.not_before.is_none_or(|at| now >= at)
+        self.asked.is_none()
+            && self.state != SourceState::Quarantined
+            && self.not_before.is_none_or(|at| now >= at)
     }
 
     /// It was asked.
@@ -119,8 +132,8 @@ impl Supervised {
         let late = self.overrun_s.take();
         let asked = self.asked.take();
         self.not_before = None;
-        if !matches!(answer, Answer::Crashed(_)) {
-            self.crashes = 0;
+        if !matches!(answer, Answer::Crashed(_) | Answer::NotStarted(_)) {
+            self.in_a_row = 0;
         }
         let changed = match answer {
             Answer::Tree { .. } | Answer::NoData if late.is_some() => {
@@ -136,14 +149,50 @@ impl Supervised {
                 self.become_(SourceState::Unavailable, Some(reason.clone()))
             }
             Answer::Failed(reason) => self.become_(SourceState::Failing, Some(reason.clone())),
+            Answer::NotStarted(reason) => {
+                self.back_off(now);
+                self.become_(
+                    SourceState::Failing,
+                    Some(format!("cannot start: {reason}")),
+                )
+            }
             Answer::Crashed(reason) => {
-                let backoff = Duration::from_secs(1 << self.crashes.min(16)).min(MAX_BACKOFF);
-                self.crashes += 1;
-                self.not_before = Some(now + backoff);
-                self.become_(SourceState::Failing, Some(reason.clone()))
+                self.back_off(now);
+                self.crashed.push_back(now);
+                let old = |at: &Instant| now.saturating_duration_since(*at) > CRASH_WINDOW;
+                while self.crashed.front().is_some_and(old) {
+                    self.crashed.pop_front();
+                }
+                if self.in_a_row >= MAX_CRASHES || self.crashed.len() >= MAX_CRASHES_IN_WINDOW {
+                    let times = self.crashed.len();
+                    let name = &self.name;
+                    let reason = format!(
+                        "crashed {times} times, the last time: {reason}; it is left alone until its file changes or `devmon-agent retry {name}`"
+                    );
+                    self.become_(SourceState::Quarantined, Some(reason))
+                } else {
+                    self.become_(SourceState::Failing, Some(reason.clone()))
+                }
             }
         };
         (changed, late.is_none())
+    }
+
+    fn back_off(&mut self, now: Instant) {
+        let wait = Duration::from_secs(1 << self.in_a_row.min(16)).min(MAX_BACKOFF);
+        self.in_a_row += 1;
+        self.not_before = Some(now + wait);
+    }
+
+    /// An operator says that it shall be tried again, at its next tick.
+    pub fn readmit(&mut self) -> bool {
+        (self.in_a_row, self.not_before) = (0, None);
+        self.crashed.clear();
+        if self.state != SourceState::Quarantined {
+            return false;
+        }
+        let reason = "let in again; not asked yet".to_owned();
+        self.become_(SourceState::Failing, Some(reason))
     }
 
     /// Its thread could not be started, or is gone.
@@ -216,7 +265,7 @@ mod tests {
         let (mut now, mut s) = (Instant::now(), Supervised::new("x", deadline(after(1))));
         for wait in [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300] {
             s.asked(now);
-            s.answered(now, &Answer::Crashed("panicked: boom".into()));
+            s.answered(now, &Answer::NotStarted("no database yet".into()));
             assert_eq!(s.state(), SourceState::Failing);
             assert!(!s.may_ask(now + after(wait) - Duration::from_millis(1)));
             now += after(wait);
@@ -227,6 +276,46 @@ mod tests {
         s.asked(now);
         s.answered(now, &Answer::Crashed("again".into()));
         assert!(s.may_ask(now + after(1)), "a good round ends the back-off");
+    }
+
+    #[test]
+    fn a_source_that_only_crashes_is_left_alone_until_somebody_says_so() {
+        let (mut now, mut s) = (Instant::now(), Supervised::new("x", deadline(after(1))));
+        let crash = Answer::Crashed("panicked: boom".into());
+        for _ in 1..MAX_CRASHES {
+            s.asked(now);
+            s.answered(now, &crash);
+            assert_eq!(s.state(), SourceState::Failing);
+            now += MAX_BACKOFF;
+        }
+        s.asked(now);
+        s.answered(now, &crash);
+        assert_eq!(s.state(), SourceState::Quarantined);
+        let reason = s.reason().unwrap();
+        assert!(
+            reason.contains("crashed 8 times") && reason.contains("retry x"),
+            "{reason}"
+        );
+        assert!(!s.may_ask(now + after(1_000_000)));
+        assert!(s.readmit());
+        assert!(s.may_ask(now));
+        s.asked(now);
+        s.answered(now, &tree());
+        assert_eq!(s.state(), SourceState::Ok);
+    }
+
+    #[test]
+    fn a_source_that_crashes_now_and_then_is_left_alone_too() {
+        let (mut now, mut s) = (Instant::now(), Supervised::new("x", deadline(after(1))));
+        for i in 0..MAX_CRASHES_IN_WINDOW {
+            assert_ne!(s.state(), SourceState::Quarantined, "{i}");
+            s.asked(now);
+            s.answered(now, &tree());
+            s.asked(now);
+            s.answered(now, &Answer::Crashed("boom".into()));
+            now += after(60);
+        }
+        assert_eq!(s.state(), SourceState::Quarantined);
     }
 
     #[test]

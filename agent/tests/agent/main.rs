@@ -7,7 +7,9 @@
     reason = "a test that can not go on fails there; helpers are part of the tests"
 )]
 
+mod check_plugin;
 mod cli;
+mod isolation;
 mod plugins;
 mod publish;
 mod spool;

@@ -139,8 +139,15 @@ fn everything_published_while_the_broker_was_dead_arrives() {
 fn a_hung_source_delays_nobody() {
     let broker = Broker::start();
     let mut sub = broker.subscribe("devmon/#");
-    let plugins = Plugins::with(&["hangs", "two-a"]);
-    let mut running = publish("d4", &broker, &plugins, &["--interval", "200ms"]);
+    let plugins = Plugins::with(&["two-a"]);
+    plugins.c_as("bad", "libhangs.so", &["MODE=LOOP", "VERSION=1"]); // after its trial
+    let config = plugins.config("isolation = 'inline'\n");
+    let mut running = publish(
+        "d4",
+        &broker,
+        &plugins,
+        &["--interval", "200ms", "--config", &config],
+    );
     let failing = |l: &str| {
         let about = json(l, "/about")?;
         let sources = about["sources"].as_array()?.clone();

@@ -49,13 +49,32 @@ impl Plugins {
 
     /// Compiles a C file of tests/plugins/c to `lib<stem>.so`.
     pub(crate) fn c(&self, stem: &str) {
-        let source =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/plugins/c/{stem}.c"));
-        let out = self.path(&format!("lib{stem}.so"));
-        let mut cc = Command::new("cc");
-        cc.args(["-shared", "-fPIC", "-o"]).arg(out).arg(source);
-        assert!(cc.status().unwrap().success());
+        self.c_as(stem, &format!("lib{stem}.so"), &[]);
     }
+
+    /// The same with another name and defines (`ROUND=2`); the file appears at once, whole.
+    pub(crate) fn c_as(&self, stem: &str, file: &str, defines: &[&str]) {
+        let unfinished = self.path(&format!("{file}.new"));
+        compile(stem, &unfinished, defines);
+        std::fs::rename(unfinished, self.path(file)).unwrap();
+    }
+
+    /// Writes an agent's configuration and gives its path.
+    pub(crate) fn config(&self, text: &str) -> String {
+        let path = self.path("agent.toml");
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+/// Compiles a C file of tests/plugins/c.
+pub(crate) fn compile(stem: &str, out: &Path, defines: &[&str]) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/plugins/c/{stem}.c"));
+    let mut cc = Command::new("cc");
+    cc.args(["-shared", "-fPIC"])
+        .args(defines.iter().map(|d| format!("-D{d}")));
+    cc.arg("-o").arg(out).arg(source);
+    assert!(cc.status().unwrap().success());
 }
 
 /// The agent's binary, without the environment of whoever runs the tests.
@@ -80,6 +99,8 @@ pub(crate) fn run(args: &[&str], plugins: &Plugins) -> Output {
         .args(args)
         .arg("--plugin-dir")
         .arg(plugins.0.path())
+        .arg("--state-dir")
+        .arg(plugins.path("state"))
         .output()
         .unwrap()
 }

@@ -123,6 +123,7 @@ mod tests {
             ts: TimestampMs(0),
             agent: AgentFacts {
                 version: "0".into(),
+                publish_every_ms: 0,
             },
             host: HostFacts::default(),
             sources: Vec::new(),

@@ -1,7 +1,8 @@
 //! Devices and how they do. The only place that knows when a device is online, stale or offline.
 //!
 //! - **offline**: the last thing it said about itself was goodbye, or its last will arrived.
-//! - **stale**: not known to be gone, but no sample has arrived for three intervals of its fastest running source, at least 15 s.
+//! - **stale**: not known to be gone, but no sample has arrived for three intervals of its fastest running source (or of its batches, if it
+//!   publishes less often than it measures), at least 15 s.
 //! - **online**: neither; connected, or, for publishers without status messages, sending.
 //!
 //! What has arrived counts, not what the device's clock said: a device whose clock is wrong is not gone.
@@ -50,7 +51,10 @@ pub fn status(record: &DeviceRecord, now: TimestampMs) -> Status {
     }
     // A device that has just introduced itself gets as long for its first sample as for any other.
     let last = record.last_metrics.unwrap_or(record.first_seen);
-    let patience = fastest_interval_ms(record.about.as_deref())
+    let about = record.about.as_deref();
+    let batched_ms = about.map_or(0, |a| a.agent.publish_every_ms);
+    let patience = fastest_interval_ms(about)
+        .max(batched_ms)
         .saturating_mul(STALE_INTERVALS)
         .max(STALE_AT_LEAST_MS);
     if u64::try_from(now.since(last)).is_ok_and(|silent_ms| silent_ms > patience) {

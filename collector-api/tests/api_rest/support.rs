@@ -123,6 +123,7 @@ pub(crate) fn about(
         ts: TimestampMs(0),
         agent: AgentFacts {
             version: "0.1.0".into(),
+            publish_every_ms: 0,
         },
         host: HostFacts {
             hostname: Some("edge-01".into()),

@@ -10,7 +10,7 @@
 //! const char *devmon_plugin_error(void *source);          // optional: why the last call gave NULL, or NULL: nothing wrong; owned by the plugin
 //! ```
 //!
-//! Texts are UTF-8 and NUL-terminated. The agent calls one source from one thread at a time and frees what `collect` returned before it calls again; texts owned
+//! `devmon-core/include/devmon_plugin.h` declares the same for C; `docs/plugins.md` is for authors. Texts are UTF-8 and NUL-terminated. The agent calls one source from one thread at a time and frees what `collect` returned before it calls again; texts owned
 //! by the plugin must stay valid until the next call on that source. Nothing may unwind out of these functions. The source's name is the file's:
 //! `libdevmon_x.so` and `libx.so` give `x`.
 

@@ -46,6 +46,9 @@ pub struct About {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentFacts {
     pub version: String,
+    /// Rounds of this time come in one message; 0: each as it is measured.
+    #[serde(default)]
+    pub publish_every_ms: u64,
 }
 
 /// What the device is. Unknown facts are left out.

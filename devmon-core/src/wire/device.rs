@@ -23,6 +23,16 @@ impl DeviceId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// FNV-1a of the id: the same in every release and on every machine, which the standard library's hasher is not.
+    #[must_use]
+    pub fn stable_hash(&self) -> u64 {
+        self.as_str()
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+            })
+    }
 }
 
 impl FromStr for DeviceId {

@@ -100,12 +100,7 @@ impl TopicScheme {
     /// The shard of a device: FNV-1a (64 bit) of its id modulo the number of shards. Never changes for a given number.
     #[must_use]
     pub fn shard(&self, device: &DeviceId) -> u32 {
-        let hash = device
-            .as_str()
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-                (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-            });
+        let hash = device.stable_hash();
         u32::try_from(hash % u64::from(self.shards)).unwrap_or(0) // the remainder is below a u32
     }
 

@@ -551,14 +551,20 @@ fn mend(relay: &Relay) {
     relay.set(Line::Open);
 }
 
-/// Every round on disk before it is sent, so that a kill -9 costs nothing; nothing to say to an agent that has no spool.
+/// Every round on disk as soon as it is measured, so that a kill -9 costs nothing; nothing to say to an agent that has no spool. Jitter would hold rounds in memory for up to half an interval.
 fn strict_config(bin: &Path) -> anyhow::Result<String> {
     let said = std::process::Command::new(bin.join("devmon-agent"))
         .arg("config")
         .output()
         .with_context(|| bin.join("devmon-agent").display().to_string())?;
-    if String::from_utf8_lossy(&said.stdout).contains("durability") {
-        return Ok("[spool]\ndurability = \"strict\"\n".to_owned());
+    let known = String::from_utf8_lossy(&said.stdout);
+    let no_jitter = if known.contains("jitter") {
+        "jitter = \"0s\"\n"
+    } else {
+        ""
+    };
+    if known.contains("durability") {
+        return Ok(format!("{no_jitter}[spool]\ndurability = \"strict\"\n"));
     }
     println!(
         "This agent has no spool: what waits in it when it is killed is lost, and will be found missing."

@@ -1,0 +1,100 @@
+//! Private copies of plugin files, named after their content.
+//!
+//! The agent never maps an operator's file: writing over a mapped library (`cp new old`) ends the process with SIGSEGV, truncating it with SIGBUS, and a file that is renamed over
+//! the same path gives the old code again. A copy has none of that: its name says what is in it, nobody else writes to it, and a new version is a new file.
+
+use std::fs::{DirBuilder, File};
+use std::io::{Read, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use ring::digest::{Context, SHA256};
+use rustix::fs::{StatVfsMountFlags, statvfs};
+
+/// Copies a file to `dir/<stem>-<hash>.so`, unless it is there already.
+///
+/// # Errors
+/// What the system says; or that libraries can not be run from `dir`.
+pub fn keep(path: &Path, dir: &Path) -> std::io::Result<PathBuf> {
+    if !dir.is_dir() {
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    }
+    if statvfs(dir)?.f_flag.contains(StatVfsMountFlags::NOEXEC) {
+        let problem = format!("{} is on a file system mounted noexec", dir.display());
+        return Err(std::io::Error::other(problem));
+    }
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let named = |hash: &str| dir.join(format!("{stem}-{hash}.so"));
+    let there = named(&stream(path, &mut std::io::sink())?);
+    if there.is_file() {
+        return Ok(there);
+    }
+    let unfinished = dir.join(format!(".{stem}.{}.new", std::process::id()));
+    let mut out = File::create(&unfinished)?;
+    // The hash of what was copied, not of what was read before.
+    let copied = stream(path, &mut out).and_then(|hash| {
+        out.sync_all()?;
+        let named = named(&hash);
+        std::fs::rename(&unfinished, &named)?;
+        Ok(named)
+    });
+    if copied.is_err() {
+        let _ = std::fs::remove_file(&unfinished);
+    }
+    copied
+}
+
+/// Removes all copies but these. Only right while none of the others is loaded: at the start.
+pub fn clean(dir: &Path, keep: &[PathBuf]) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if !keep.contains(&path) {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Copies, and gives the first 16 hexadecimal digits of the SHA-256.
+fn stream(path: &Path, to: &mut dyn Write) -> std::io::Result<String> {
+    let mut from = File::open(path)?;
+    let mut hash = Context::new(&SHA256);
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let n = from.read(&mut buffer)?;
+        if n == 0 {
+            break;
+        }
+        hash.update(&buffer[..n]);
+        to.write_all(&buffer[..n])?;
+    }
+    let digest = hash.finish();
+    let hex = digest.as_ref().iter().take(8).map(|b| format!("{b:02x}"));
+    Ok(hex.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_is_named_by_its_content_and_made_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, copies) = (dir.path().join("libx.so"), dir.path().join("copies"));
+        std::fs::write(&file, "one").unwrap();
+        let first = keep(&file, &copies).unwrap();
+        assert_eq!(std::fs::read_to_string(&first).unwrap(), "one");
+        assert!(first.to_string_lossy().contains("libx-"));
+        assert_eq!(keep(&file, &copies).unwrap(), first);
+        std::fs::write(&file, "two").unwrap();
+        let second = keep(&file, &copies).unwrap();
+        assert_ne!(second, first);
+        assert_eq!(
+            std::fs::read_to_string(&first).unwrap(),
+            "one",
+            "the old one stays"
+        );
+        clean(&copies, std::slice::from_ref(&second));
+        assert_eq!(std::fs::read_dir(&copies).unwrap().count(), 1);
+        assert!(second.is_file());
+    }
+}

@@ -1,0 +1,317 @@
+//! Any executable as a source: it is run at each tick, and what it prints is the tree.
+//!
+//! **Standard output** is a JSON object (a tree), or lines `path value`: `queue/length 17`, `tank/level 0.5`, `state running`. A value that is no number and not `true` or `false` is a text; lines that
+//! are empty or start with `#` are skipped. **Exit code** 0: what it printed counts, nothing printed means no data; 69 (`EX_UNAVAILABLE`): nothing to measure on this machine; any other: the
+//! round failed, and the last line of its standard error says why. **Environment**: `DEVMON_SOURCE` (its name) and `DEVMON_CONFIG_JSON` (its `config` from the agent's file).
+//! `NAME.metrics.toml` beside it describes its metrics, in the form of every plugin's `metrics.toml`.
+//!
+//! It runs with the limits of a plugin host ([`host`](super::host)) and ends with its agent. Over its time it is killed, with all processes of its group.
+
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use devmon_core::descriptor::{self, Descriptor};
+use devmon_core::wire::json::tree_from_json;
+use devmon_core::{MetricTree, Node, Value};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::host::{self, Limits, Log};
+use super::load::Round;
+use super::source::{Answer, Made, judge};
+
+/// As for a tree of a plugin: 10 000 leaves with long names.
+const MAX_OUTPUT_BYTES: usize = 4 * 1024 * 1024;
+/// `EX_UNAVAILABLE` of sysexits.h.
+const UNAVAILABLE: i32 = 69;
+
+/// An executable file and how it is run.
+#[derive(Debug, Clone)]
+pub struct ExecFile {
+    pub path: PathBuf,
+    pub limits: Limits,
+}
+
+impl ExecFile {
+    /// Its description, from the file beside it.
+    #[must_use]
+    pub fn made(&self, name: &str) -> Made {
+        let path = sidecar(&self.path);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Made::default(),
+            Err(e) => return problem(&path, &e),
+        };
+        let below = |d: Descriptor| d.below(name).map_err(|e| e.to_string());
+        let read = descriptor::parse_toml(&text).map_err(|e| e.to_string());
+        match read.and_then(|all| all.into_iter().map(below).collect()) {
+            Ok(descriptors) => Made {
+                descriptors,
+                ..Made::default()
+            },
+            Err(e) => problem(&path, &e),
+        }
+    }
+
+    /// Runs it once.
+    #[must_use]
+    pub fn collect(&self, name: &str, config: &str, limit: Duration) -> Answer {
+        match self.run(name, config, limit) {
+            Ok(answer) => answer,
+            Err(e) => Answer::Failed(format!("cannot be run: {e}")),
+        }
+    }
+
+    fn run(&self, name: &str, config: &str, limit: Duration) -> std::io::Result<Answer> {
+        let mut child = host::confined(&self.path, self.limits)?
+            .env("DEVMON_SOURCE", name)
+            .env("DEVMON_CONFIG_JSON", config)
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let file = self.path.file_name().unwrap_or_default().to_string_lossy();
+        let mut log = Log::new(&file);
+        let until = Instant::now() + limit;
+        let ended = read(&mut child, &mut log, until);
+        let ended = match ended {
+            Ok(output) => Ok((output, wait(&mut child, until))),
+            Err(problem) => Err(problem),
+        };
+        // Whatever it left running goes as well; then it can be waited for.
+        if let Ok(id) = i32::try_from(child.id())
+            && let Some(group) = rustix::process::Pid::from_raw(id)
+        {
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
+        let status = child.wait()?;
+        log.flush();
+        let (output, status) = match ended {
+            Ok((output, true)) => (output, status),
+            Ok((_, false)) => return Ok(too_slow(limit)),
+            Err(Problem::TooSlow) => return Ok(too_slow(limit)),
+            Err(Problem::TooMuch) => {
+                let reason = format!("printed more than {MAX_OUTPUT_BYTES} bytes");
+                return Ok(Answer::Failed(reason));
+            }
+        };
+        let said = |usual: &str| match log.last.as_str() {
+            "" => usual.to_owned(),
+            last => last.to_owned(),
+        };
+        Ok(match status.code() {
+            Some(0) => parse(&output),
+            Some(UNAVAILABLE) => Answer::Unavailable(said("it has nothing to measure here")),
+            _ => Answer::Failed(format!(
+                "{}: {}",
+                host::how_it_ended(status),
+                said("it said nothing")
+            )),
+        })
+    }
+}
+
+fn problem(path: &Path, e: &dyn std::fmt::Display) -> Made {
+    Made {
+        problem: Some(format!("{}: {e}", path.display())),
+        ..Made::default()
+    }
+}
+
+/// The file that describes an executable's metrics.
+#[must_use]
+pub fn sidecar(path: &Path) -> PathBuf {
+    let name = super::directory::exec_name(path);
+    path.with_file_name(format!("{name}.metrics.toml"))
+}
+
+fn too_slow(limit: Duration) -> Answer {
+    let seconds = limit.as_secs_f64();
+    Answer::Crashed(format!("did not end within {seconds:.1} s and was killed"))
+}
+
+enum Problem {
+    TooSlow,
+    TooMuch,
+}
+
+/// Reads both streams to their end.
+fn read(child: &mut Child, log: &mut Log, until: Instant) -> Result<Vec<u8>, Problem> {
+    let (mut stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
+    let mut output = Vec::new();
+    let mut buffer = [0; 8192];
+    while stdout.is_some() || stderr.is_some() {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Problem::TooSlow);
+        }
+        let (mut out, mut err) = (false, false);
+        {
+            let mut waits = Vec::new();
+            waits.extend(stdout.as_ref().map(|s| PollFd::new(s, PollFlags::IN)));
+            waits.extend(stderr.as_ref().map(|s| PollFd::new(s, PollFlags::IN)));
+            let _ = poll(&mut waits, Timespec::try_from(left).ok().as_ref());
+            let mut ready = waits.iter().map(|w| !w.revents().is_empty());
+            if stdout.is_some() {
+                out = ready.next().unwrap_or(false);
+            }
+            if stderr.is_some() {
+                err = ready.next().unwrap_or(false);
+            }
+        }
+        if out {
+            match stdout.as_mut().map(|s| s.read(&mut buffer)) {
+                Some(Ok(n @ 1..)) => output.extend_from_slice(&buffer[..n]),
+                _ => stdout = None,
+            }
+            if output.len() > MAX_OUTPUT_BYTES {
+                return Err(Problem::TooMuch);
+            }
+        }
+        if err {
+            match stderr.as_mut().map(|s| s.read(&mut buffer)) {
+                Some(Ok(n @ 1..)) => log.take(&buffer[..n]),
+                _ => stderr = None,
+            }
+        }
+    }
+    Ok(output)
+}
+
+/// A process that closed its streams may still run.
+fn wait(child: &mut Child, until: Instant) -> bool {
+    loop {
+        match child.try_wait() {
+            Ok(None) if Instant::now() < until => std::thread::sleep(Duration::from_millis(2)),
+            Ok(None) => return false,
+            _ => return true,
+        }
+    }
+}
+
+/// What it printed, as an answer.
+#[must_use]
+pub fn parse(output: &[u8]) -> Answer {
+    let Ok(text) = std::str::from_utf8(output) else {
+        return Answer::Failed("what it printed is not UTF-8".into());
+    };
+    let text = text.trim();
+    if text.is_empty() {
+        return Answer::NoData;
+    }
+    let tree = if text.starts_with('{') {
+        tree_from_json(text).map_err(|e| e.to_string())
+    } else {
+        lines(text)
+    };
+    match tree {
+        Ok(tree) => judge(Round::Tree(tree, 0)),
+        Err(problem) => Answer::Failed(format!("what it printed is no tree: {problem}")),
+    }
+}
+
+fn lines(text: &str) -> Result<MetricTree, String> {
+    let mut tree = MetricTree::new();
+    for (number, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let at = number + 1;
+        let Some((path, value)) = line.split_once(char::is_whitespace) else {
+            return Err(format!("line {at}: {line:?} has no value after its path"));
+        };
+        let names: Vec<&str> = path.trim_matches('/').split('/').collect();
+        let Some((leaf, branches)) = names.split_last() else {
+            continue;
+        };
+        let mut branch = &mut tree;
+        for name in branches {
+            if matches!(branch.get(name), Some(Node::Leaf(_))) {
+                return Err(format!("line {at}: {path} lies below a value"));
+            }
+            branch = branch.branch(*name);
+        }
+        if branch.get(leaf).is_some() {
+            return Err(format!(
+                "line {at}: {path} stands twice, or has values below it"
+            ));
+        }
+        branch.insert(*leaf, Node::Leaf(value_of(value.trim())));
+    }
+    Ok(tree)
+}
+
+fn value_of(text: &str) -> Value {
+    if let Ok(integer) = text.parse::<i64>() {
+        return Value::Integer(integer);
+    }
+    // Texts like "inf" and "nan" are numbers to Rust and names to everybody else.
+    let numeric = text.bytes().any(|b| b.is_ascii_digit());
+    match (text, text.parse::<f64>()) {
+        ("true", _) => Value::Boolean(true),
+        ("false", _) => Value::Boolean(false),
+        (_, Ok(float)) if numeric => Value::Float(float),
+        _ => Value::Text(text.trim_matches('"').into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaves(output: &str) -> Vec<String> {
+        match parse(output.as_bytes()) {
+            Answer::Tree { tree, .. } => tree.leaves().map(|(p, v)| format!("{p} {v}")).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn refused(output: &str) -> String {
+        match parse(output.as_bytes()) {
+            Answer::Failed(reason) => reason,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn lines_and_json_say_the_same() {
+        let lines = leaves(
+            "# a comment\n\nqueue/length 17\ntank/level\t0.5\nstate running well\nok true\n",
+        );
+        let json = leaves(
+            r#"{"queue":{"length":17},"tank":{"level":0.5},"state":"running well","ok":true}"#,
+        );
+        assert_eq!(lines, json);
+        assert_eq!(
+            leaves("a -1e3\nb nan\nc \"1 x\""),
+            ["/a -1000.0", "/b nan", "/c 1 x"]
+        );
+    }
+
+    #[test]
+    fn nothing_is_no_data() {
+        assert!(matches!(parse(b" \n"), Answer::NoData));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_line() {
+        assert!(refused("a 1\nb\n").contains("line 2: \"b\" has no value"));
+        assert!(refused("a 1\na 2").contains("line 2: a stands twice"));
+        assert!(refused("a 1\na/b 2").contains("line 2: a/b lies below a value"));
+        assert!(refused("a/b 1\na 2").contains("line 2"));
+        assert!(refused("{\"a\":").contains("no tree"));
+        assert!(
+            refused("a//b 1").contains("refused"),
+            "{}",
+            refused("a//b 1")
+        );
+        let Answer::Failed(reason) = parse(b"a \xff") else {
+            panic!()
+        };
+        assert!(reason.contains("UTF-8"));
+    }
+}

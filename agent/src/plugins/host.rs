@@ -1,0 +1,601 @@
+//! A plugin in a process of its own: this binary, run again as plugin host, and the agent's end of it.
+//!
+//! **Promises** that whatever the plugin does (segfault, abort, exit, endless loop, memory without end, a closed socket) comes out as an [`Ended`] with a reason, and that the host does not
+//! outlive its agent. The host has limits for memory and open files, writes no core dumps, and what the plugin writes to standard error goes to the agent's log; its last line is part of the reason.
+//!
+//! Both talk over a socket pair, the host's standard input. Each message is four bytes of length, little-endian, and JSON:
+//!
+//! | from | message | answered by |
+//! |---|---|---|
+//! | host, once the file is loaded | [`Reply::Hello`], or [`Reply::Refused`] and the end | |
+//! | agent | [`Order::Start`] | [`Reply::Started`], or [`Reply::NotStarted`]: it may be started again |
+//! | agent | [`Order::Collect`] | [`Reply::Tree`], [`Reply::NoData`], [`Reply::Unavailable`], [`Reply::Failed`] or [`Reply::Panicked`] |
+//!
+//! The agent takes nothing on trust: lengths are bounded, JSON is parsed with our limits, trees are checked again.
+
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, ExitCode, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use devmon_core::MetricTree;
+use devmon_core::descriptor::{Descriptor, DescriptorText};
+use devmon_core::wire::json::{TreeJson, tree_from_json};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Resource, Rlimit, Signal};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tracing::info;
+
+use super::load::{self, Abi, LoadedSource, Refusal, Round};
+use super::source::{Answer, Made, judge};
+
+/// The hidden command that makes this binary a host.
+pub const COMMAND: &str = "plugin-host";
+/// A tree of 10 000 leaves with long texts, and no more.
+const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
+/// Of what a plugin writes to standard error, this much of a line is kept.
+const LINE_BYTES: usize = 500;
+/// After the socket is closed or the host misbehaved, it has this long to end before it is killed.
+const LAST_BREATH: Duration = Duration::from_millis(200);
+
+/// What a host may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Of writable private memory (`RLIMIT_DATA`), in bytes.
+    pub memory_bytes: u64,
+    pub open_files: u64,
+}
+
+impl Default for Limits {
+    /// 128 MiB and 256 files: many times what a source needs, and no danger to a small device.
+    fn default() -> Self {
+        Self {
+            memory_bytes: 128 << 20,
+            open_files: 256,
+        }
+    }
+}
+
+/// What a loaded plugin says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    pub name: String,
+    pub version: Option<String>,
+    pub abi: Abi,
+    pub preferred_interval_ms: Option<u64>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Order {
+    Start { config: String },
+    Collect,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Reply {
+    Hello(Hello),
+    Refused(Refusal),
+    Started {
+        descriptors: Vec<DescriptorText>,
+        facts: serde_json::Map<String, serde_json::Value>,
+        problem: Option<String>,
+    },
+    NotStarted(String),
+    Tree {
+        metrics: Box<RawValue>,
+        left_out: Option<String>,
+    },
+    NoData,
+    Unavailable(String),
+    Failed(String),
+    Panicked(String),
+}
+
+/// Why there is no host any more: one line for an operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended(pub String);
+
+/// A plugin file and how it is run in a host.
+#[derive(Debug, Clone)]
+pub struct HostedPlugin {
+    /// What is loaded: the agent's private copy.
+    pub path: PathBuf,
+    /// For logs and reasons.
+    pub file: String,
+    pub limits: Limits,
+}
+
+/// A running host. Dropping it ends the process.
+pub struct Host {
+    child: Child,
+    socket: Option<UnixStream>,
+    stderr: Option<ChildStderr>,
+    /// Bytes of messages that are not whole yet.
+    inbox: Vec<u8>,
+    log: Log,
+    limits: Limits,
+}
+
+impl Host {
+    /// Starts a host and waits until it has loaded the file. The host ends with the thread that calls this (Linux ties the parent-death signal to the thread).
+    ///
+    /// # Errors
+    /// [`Refusal`]: the plugin's, or [`Refusal::Crashed`] for whatever else happened.
+    pub fn start(plugin: &HostedPlugin, limit: Duration) -> Result<(Self, Hello), Refusal> {
+        let crashed = |reason: String| Refusal::Crashed(reason);
+        let mut host = Self::spawn(plugin)
+            .map_err(|e| crashed(format!("no process could be started for it: {e}")))?;
+        match host.reply(limit) {
+            Ok(Reply::Hello(hello)) => Ok((host, hello)),
+            Ok(Reply::Refused(refusal)) => Err(refusal),
+            Ok(_) => Err(crashed("its host speaks another protocol".into())),
+            Err(Ended(reason)) => Err(crashed(format!("while it was loaded, it {reason}"))),
+        }
+    }
+
+    fn spawn(plugin: &HostedPlugin) -> std::io::Result<Self> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let mut command = host_command(plugin.limits)?;
+        command
+            .arg("--name-from")
+            .arg(&plugin.file)
+            .arg("--")
+            .arg(&plugin.path)
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        ours.set_nonblocking(true)?;
+        let stderr = child.stderr.take();
+        Ok(Self {
+            child,
+            socket: Some(ours),
+            stderr,
+            inbox: Vec::new(),
+            log: Log::new(&plugin.file),
+            limits: plugin.limits,
+        })
+    }
+
+    /// Makes the source. `Ok(Err(reason))`: the plugin refused, politely.
+    ///
+    /// # Errors
+    /// [`Ended`]; the host is gone.
+    pub fn make(
+        &mut self,
+        name: &str,
+        config: &str,
+        limit: Duration,
+    ) -> Result<Result<Made, String>, Ended> {
+        let config = config.to_owned();
+        match self.ask(&Order::Start { config }, limit)? {
+            Reply::Started {
+                descriptors,
+                facts,
+                problem,
+            } => Ok(Ok(made(name, descriptors, facts, problem))),
+            Reply::NotStarted(reason) => Ok(Err(reason)),
+            _ => Err(self.end("answered out of turn")),
+        }
+    }
+
+    /// One round.
+    ///
+    /// # Errors
+    /// [`Ended`]; the host is gone.
+    pub fn collect(&mut self, limit: Duration) -> Result<Answer, Ended> {
+        Ok(match self.ask(&Order::Collect, limit)? {
+            Reply::Tree { metrics, left_out } => match tree_from_json(metrics.get()) {
+                Ok(tree) => match judge(Round::Tree(tree, 0)) {
+                    Answer::Tree { tree, .. } => Answer::Tree { tree, left_out },
+                    other => other,
+                },
+                Err(e) => Answer::Failed(format!("its tree was refused: {e}")),
+            },
+            Reply::NoData => Answer::NoData,
+            Reply::Unavailable(reason) => Answer::Unavailable(reason),
+            Reply::Failed(reason) => Answer::Failed(reason),
+            Reply::Panicked(text) => Answer::Crashed(format!("panicked: {text}")),
+            _ => return Err(self.end("answered out of turn")),
+        })
+    }
+
+    fn ask(&mut self, order: &Order, limit: Duration) -> Result<Reply, Ended> {
+        let sent = match &mut self.socket {
+            // An order is small and the socket empty: it never blocks.
+            Some(socket) => write_message(socket, order),
+            None => return Err(Ended("is gone".into())),
+        };
+        if sent.is_err() {
+            return Err(self.end("closed its end"));
+        }
+        self.reply(limit)
+    }
+
+    /// Waits for a message; what comes on standard error meanwhile is logged.
+    fn reply(&mut self, limit: Duration) -> Result<Reply, Ended> {
+        let until = Instant::now() + limit;
+        loop {
+            if let Some(message) = self.whole_message()? {
+                return serde_json::from_slice(&message)
+                    .map_err(|_| self.end("answered with something that is no message"));
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let seconds = limit.as_secs_f64();
+                return Err(self.end(&format!("did not answer within {seconds:.1} s")));
+            }
+            let Some(socket) = &self.socket else {
+                return Err(Ended("is gone".into()));
+            };
+            let (mut readable, mut said) = (false, false);
+            {
+                let mut waits = vec![PollFd::new(socket, PollFlags::IN)];
+                if let Some(stderr) = &self.stderr {
+                    waits.push(PollFd::new(stderr, PollFlags::IN));
+                }
+                let timeout = Timespec::try_from(left).ok();
+                if poll(&mut waits, timeout.as_ref()).is_ok() {
+                    let ready =
+                        |fd: Option<&PollFd<'_>>| fd.is_some_and(|f| !f.revents().is_empty());
+                    (readable, said) = (ready(waits.first()), ready(waits.get(1)));
+                }
+            }
+            if said && !self.log.read_some(self.stderr.as_mut()) {
+                self.stderr = None;
+            }
+            if readable {
+                let mut buffer = [0; 16 * 1024];
+                match self.socket.as_mut().map(|s| s.read(&mut buffer)) {
+                    Some(Ok(n @ 1..)) => self.inbox.extend_from_slice(&buffer[..n]),
+                    Some(Err(e)) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+                    _ => return Err(self.end("")),
+                }
+            }
+        }
+    }
+
+    fn whole_message(&mut self) -> Result<Option<Vec<u8>>, Ended> {
+        let Some(length) = self.inbox.first_chunk::<4>() else {
+            return Ok(None);
+        };
+        let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
+        if length > MAX_MESSAGE_BYTES {
+            return Err(self.end("answered with more than it may"));
+        }
+        if self.inbox.len() < 4 + length {
+            return Ok(None);
+        }
+        let message = self.inbox[4..4 + length].to_vec();
+        self.inbox.drain(..4 + length);
+        if self.inbox.is_empty() {
+            self.inbox = Vec::new(); // a large tree must not be paid for for ever
+        }
+        Ok(Some(message))
+    }
+
+    /// Ends the host and says why, in words that follow "it": what the agent saw, or how the process ended by itself.
+    fn end(&mut self, seen: &str) -> Ended {
+        self.socket = None;
+        let until = Instant::now() + LAST_BREATH;
+        let mut by_itself = None;
+        while seen.is_empty() && by_itself.is_none() && Instant::now() < until {
+            by_itself = self.child.try_wait().ok().flatten();
+            std::thread::sleep(Duration::from_millis(2)); // there is no wait with a deadline
+        }
+        if by_itself.is_none() {
+            let _ = self.child.kill();
+        }
+        let status = self.child.wait().ok();
+        while self.log.read_some(self.stderr.as_mut()) {}
+        self.stderr = None;
+        let mut reason = match by_itself.or(status).filter(|_| seen.is_empty()) {
+            Some(status) => how_it_ended(status),
+            None => format!("{seen}; its process was ended"),
+        };
+        if !self.log.last.is_empty() {
+            reason = format!("{reason}; it said: {}", self.log.last);
+        }
+        if self.log.last.contains("memory allocation of") {
+            let mib = self.limits.memory_bytes >> 20;
+            reason = format!("{reason} (its limit is {mib} MiB)");
+        }
+        Ended(reason)
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.socket = None;
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn host_command(limits: Limits) -> std::io::Result<Command> {
+    let mut command = itself()?;
+    command
+        .arg(COMMAND)
+        .arg("--parent")
+        .arg(std::process::id().to_string())
+        .arg("--memory-bytes")
+        .arg(limits.memory_bytes.to_string())
+        .arg("--open-files")
+        .arg(limits.open_files.to_string());
+    Ok(command)
+}
+
+/// A program with a host's limits, which ends with the thread that starts it.
+pub(super) fn confined(program: &Path, limits: Limits) -> std::io::Result<Command> {
+    let mut command = host_command(limits)?;
+    command.arg("--exec").arg("--").arg(program);
+    Ok(command)
+}
+
+/// This program, as it was when it started: also if its file was replaced since.
+fn itself() -> std::io::Result<Command> {
+    let running = Path::new("/proc/self/exe");
+    Ok(if running.exists() {
+        Command::new(running)
+    } else {
+        Command::new(std::env::current_exe()?)
+    })
+}
+
+fn made(
+    name: &str,
+    descriptors: Vec<DescriptorText>,
+    facts: serde_json::Map<String, serde_json::Value>,
+    problem: Option<String>,
+) -> Made {
+    let read = serde_json::to_string(&serde_json::json!(descriptors))
+        .map_err(|e| e.to_string())
+        .and_then(|text| devmon_core::descriptor::parse_json(&text).map_err(|e| e.to_string()))
+        .and_then(|all| {
+            let below = |d: Descriptor| d.below(name).map_err(|e| e.to_string());
+            all.into_iter().map(below).collect::<Result<Vec<_>, _>>()
+        });
+    match read {
+        Ok(descriptors) => Made {
+            descriptors,
+            facts,
+            problem,
+        },
+        Err(e) => Made {
+            descriptors: Vec::new(),
+            facts,
+            problem: Some(e),
+        },
+    }
+}
+
+/// How a process ended, in words that follow "it".
+#[must_use]
+pub fn how_it_ended(status: ExitStatus) -> String {
+    match (status.signal(), status.code()) {
+        (Some(signal), _) => {
+            let name = match signal {
+                4 => " (SIGILL: an illegal instruction)",
+                6 => " (SIGABRT: it gave up)",
+                7 => " (SIGBUS: a file changed under it, or a bad address)",
+                8 => " (SIGFPE: a division by zero)",
+                9 => " (SIGKILL: by the kernel for lack of memory, or by somebody)",
+                11 => " (SIGSEGV: a bad address)",
+                31 => " (SIGSYS: a forbidden system call)",
+                _ => "",
+            };
+            format!("was ended by signal {signal}{name}")
+        }
+        (None, Some(code)) => format!("ended by itself with code {code}"),
+        (None, None) => "ended".into(),
+    }
+}
+
+/// What a process writes to standard error: into the agent's log, line by line.
+pub(super) struct Log {
+    file: String,
+    line: Vec<u8>,
+    pub(super) last: String,
+}
+
+impl Log {
+    pub(super) fn new(file: &str) -> Self {
+        Self {
+            file: file.to_owned(),
+            line: Vec::new(),
+            last: String::new(),
+        }
+    }
+
+    /// Reads what is there; false when there will be no more.
+    fn read_some(&mut self, stream: Option<&mut ChildStderr>) -> bool {
+        let mut buffer = [0; 4096];
+        match stream.map(|s| s.read(&mut buffer)) {
+            Some(Ok(n @ 1..)) => {
+                self.take(&buffer[..n]);
+                true
+            }
+            _ => {
+                self.flush();
+                false
+            }
+        }
+    }
+
+    pub(super) fn take(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            if byte == b'\n' {
+                self.flush();
+            } else if self.line.len() < LINE_BYTES {
+                self.line.push(byte);
+            }
+        }
+    }
+
+    pub(super) fn flush(&mut self) {
+        let line = String::from_utf8_lossy(&std::mem::take(&mut self.line)).into_owned();
+        let line = line.trim();
+        // The hint that Rust's panic message ends with says nothing about the plugin.
+        if !line.is_empty() && !line.starts_with("note: run with `RUST_BACKTRACE") {
+            info!(file = self.file, said = line, "plugin");
+            self.last = line.to_owned();
+        }
+    }
+}
+
+fn write_message<T: Serialize>(to: &mut impl Write, message: &T) -> std::io::Result<()> {
+    let json = serde_json::to_vec(message).map_err(std::io::Error::other)?;
+    let length = u32::try_from(json.len()).map_err(std::io::Error::other)?;
+    let mut bytes = length.to_le_bytes().to_vec();
+    bytes.extend_from_slice(&json);
+    to.write_all(&bytes)
+}
+
+/// How this binary is called as host.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    #[arg(long)]
+    parent: u32,
+    #[arg(long)]
+    memory_bytes: u64,
+    #[arg(long)]
+    open_files: u64,
+    /// The plugin's own file name, from which a C plugin has its source name
+    #[arg(long, default_value = "")]
+    name_from: String,
+    /// Run this program in the place of a host, with the same limits
+    #[arg(long)]
+    exec: bool,
+    #[arg(last = true, required = true)]
+    path: PathBuf,
+}
+
+/// The host's own program. Ends with 0 when the agent closes the socket.
+#[must_use]
+pub fn main(args: &Args) -> ExitCode {
+    if let Err(problem) = confine(args) {
+        eprintln!("{problem}");
+        return ExitCode::FAILURE;
+    }
+    if args.exec {
+        use std::os::unix::process::CommandExt;
+        let e = Command::new(&args.path).exec();
+        eprintln!("cannot be run: {e}");
+        return ExitCode::from(126);
+    }
+    let Ok(socket) = std::io::stdin().as_fd().try_clone_to_owned() else {
+        return ExitCode::FAILURE;
+    };
+    match serve(UnixStream::from(socket), args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn confine(args: &Args) -> Result<(), String> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(|e| format!("prctl: {e}"))?;
+    // The agent may have gone before that was set.
+    let parent = rustix::process::getppid().map(Pid::as_raw_nonzero);
+    if parent.map(|p| p.get().cast_unsigned()) != Some(args.parent) {
+        return Err("the agent is gone".into());
+    }
+    for (resource, limit) in [
+        (Resource::Data, args.memory_bytes),
+        (Resource::Nofile, args.open_files),
+        (Resource::Core, 0),
+    ] {
+        let limit = Rlimit {
+            current: Some(limit),
+            maximum: Some(limit),
+        };
+        rustix::process::setrlimit(resource, limit).map_err(|e| format!("setrlimit: {e}"))?;
+    }
+    Ok(())
+}
+
+fn serve(mut socket: UnixStream, args: &Args) -> std::io::Result<()> {
+    let name_from = (!args.name_from.is_empty()).then_some(args.name_from.as_str());
+    let plugin = match load::load_as(&args.path, name_from) {
+        Ok(plugin) => plugin,
+        Err(refusal) => return write_message(&mut socket, &Reply::Refused(refusal)),
+    };
+    let hello = Hello {
+        name: plugin.name.clone(),
+        version: plugin.version.clone(),
+        abi: plugin.abi,
+        preferred_interval_ms: plugin
+            .preferred_interval
+            .and_then(|i| u64::try_from(i.as_millis()).ok()),
+    };
+    write_message(&mut socket, &Reply::Hello(hello))?;
+    let mut source: Option<LoadedSource> = None;
+    loop {
+        let mut length = [0; 4];
+        match socket.read_exact(&mut length) {
+            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(()),
+            other => other?,
+        }
+        let mut order = vec![0; usize::try_from(u32::from_le_bytes(length)).unwrap_or(0)];
+        socket.read_exact(&mut order)?;
+        let order = serde_json::from_slice(&order).map_err(std::io::Error::other)?;
+        let reply = match (order, &mut source) {
+            (Order::Start { config }, _) => match plugin.start(&config) {
+                Ok(started) => {
+                    let reply = started_reply(&started);
+                    source = Some(started);
+                    reply
+                }
+                Err(reason) => Reply::NotStarted(reason),
+            },
+            (Order::Collect, None) => Reply::Failed("it is not started".into()),
+            (Order::Collect, Some(running)) => {
+                let answer = judge(running.collect());
+                if matches!(answer, Answer::Crashed(_)) {
+                    source = None;
+                }
+                answer_reply(answer)?
+            }
+        };
+        write_message(&mut socket, &reply)?;
+    }
+}
+
+fn started_reply(source: &LoadedSource) -> Reply {
+    let (descriptors, problem) = match source.descriptors() {
+        Ok(all) => (all.iter().map(DescriptorText::from).collect(), None),
+        Err(e) => (Vec::new(), Some(e)),
+    };
+    Reply::Started {
+        descriptors,
+        facts: source.facts(),
+        problem,
+    }
+}
+
+fn answer_reply(answer: Answer) -> std::io::Result<Reply> {
+    Ok(match answer {
+        Answer::Tree { tree, left_out } => Reply::Tree {
+            metrics: raw(&tree)?,
+            left_out,
+        },
+        Answer::NoData => Reply::NoData,
+        Answer::Unavailable(reason) => Reply::Unavailable(reason),
+        Answer::Failed(reason) | Answer::NotStarted(reason) => Reply::Failed(reason),
+        Answer::Crashed(reason) => {
+            let text = reason.strip_prefix("panicked: ").unwrap_or(&reason);
+            Reply::Panicked(text.to_owned())
+        }
+    })
+}
+
+fn raw(tree: &MetricTree) -> std::io::Result<Box<RawValue>> {
+    let json = serde_json::to_string(&TreeJson(tree)).map_err(std::io::Error::other)?;
+    RawValue::from_string(json).map_err(std::io::Error::other)
+}

@@ -1,0 +1,235 @@
+//! What plugins may do to their agent, and what changes in the directory do to a running one.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use devmon_core::{Node, Value};
+use serde_json::Value as Json;
+
+use crate::support::{Broker, Plugins, Process, compile, json, metrics, publish};
+
+/// The named source in an `about` message.
+fn source(line: &str, name: &str) -> Option<Json> {
+    let about = json(line, "/about")?;
+    let sources = about["sources"].as_array()?;
+    sources.iter().find(|s| s["name"] == name).cloned()
+}
+
+fn wait_for_state(sub: &mut Process, name: &str, state: &str, part: &str) {
+    sub.wait_for(&format!("{name} {state}: {part}"), |line| {
+        let source = source(line, name)?;
+        let reason = source["reason"].as_str().unwrap_or_default();
+        (source["state"] == state && reason.contains(part)).then_some(())
+    });
+}
+
+/// An integer leaf of a source, in a metrics message.
+fn leaf(line: &str, source: &str, name: &str) -> Option<i64> {
+    let message = metrics(line)?;
+    let frame = message
+        .frames
+        .iter()
+        .find(|f| f.source.as_deref() == Some(source))?;
+    match frame.metrics.get(name) {
+        Some(Node::Leaf(Value::Integer(i))) => Some(*i),
+        _ => None,
+    }
+}
+
+#[test]
+fn whatever_a_plugin_does_costs_nobody_else_a_tick() {
+    let broker = Broker::start();
+    let mut sub = broker.subscribe("devmon/#");
+    let plugins = Plugins::with(&["two-a", "huge", "panics-in-collect"]);
+    let bad = [
+        ("segfault", "SEGFAULT", "failing", "signal 11 (SIGSEGV"),
+        (
+            "exits",
+            "EXIT",
+            "failing",
+            "ended by itself with code 3; it said: licence has run out",
+        ),
+        ("memory", "MEMORY", "failing", "signal 11"),
+        ("loops", "LOOP", "failing", "did not answer within"),
+        ("garbage", "GARBAGE", "failing", "an array is no metric"),
+        ("not-utf8", "NOT_UTF8", "failing", "not UTF-8"),
+    ];
+    for (name, mode, ..) in bad {
+        let defines = [&format!("MODE={mode}"), "VERSION=1"];
+        plugins.c_as("bad", &format!("lib{name}.so"), &defines);
+    }
+    let whole = std::fs::read(plugins.path("libexits.so")).unwrap();
+    std::fs::write(plugins.path("libcut.so"), &whole[..whole.len() / 2]).unwrap();
+    let mut agent = publish("i1", &broker, &plugins, &["--interval", "200ms"]);
+
+    let mut waiting: BTreeSet<_> = bad
+        .iter()
+        .map(|b| b.0)
+        .chain(["cut", "huge", "panics"])
+        .collect();
+    let mut ticks = BTreeSet::new();
+    let until = Instant::now() + Duration::from_secs(40);
+    while !waiting.is_empty() {
+        assert!(Instant::now() < until, "{waiting:?}: {}", agent.seen());
+        sub.wait_for("anything", |line| {
+            for (name, _, state, part) in bad {
+                if source(line, name).is_some_and(|s| {
+                    s["state"] == state && s["reason"].as_str().is_some_and(|r| r.contains(part))
+                }) {
+                    waiting.remove(name);
+                }
+            }
+            for (name, key, part) in [
+                ("libcut.so", "cut", "truncated"),
+                ("huge", "huge", "more than 10000 leaves"),
+                ("panics", "panics", "panicked: boom in round two"),
+            ] {
+                let reason = source(line, name).map(|s| s["reason"].to_string());
+                if reason.is_some_and(|r| r.contains(part)) {
+                    waiting.remove(key);
+                }
+            }
+            let frames = metrics(line)?.frames;
+            let good = frames
+                .iter()
+                .filter(|f| f.source.as_deref() == Some("two-a"));
+            ticks.extend(good.map(|f| f.ts.unwrap().0));
+            Some(())
+        });
+    }
+    let (first, last) = (*ticks.first().unwrap(), *ticks.last().unwrap());
+    let expected: BTreeSet<i64> = (first..=last).step_by(200).collect();
+    let missed: Vec<_> = expected.difference(&ticks).collect();
+    assert!(
+        ticks.len() > 5 && missed.is_empty(),
+        "missed {missed:?} of {first}..={last}"
+    );
+    agent.signal("TERM");
+    assert_eq!(agent.ended().code(), Some(0));
+}
+
+#[test]
+fn a_file_dropped_changed_and_removed_is_followed_within_five_seconds() {
+    for isolation in ["process", "inline"] {
+        let broker = Broker::start();
+        let mut sub = broker.subscribe("devmon/#");
+        let plugins = Plugins::with(&["two-a"]);
+        let config = plugins.config(&format!("isolation = '{isolation}'\n"));
+        let args = ["--interval", "200ms", "--config", &config];
+        let mut agent = publish("i2", &broker, &plugins, &args);
+        sub.wait_for("metrics", metrics);
+
+        let version = |sub: &mut Process, expected: i64| {
+            let dropped = Instant::now();
+            sub.wait_for("the new version", |line| {
+                (leaf(line, "tank", "version") == Some(expected)).then_some(())
+            });
+            let took = dropped.elapsed();
+            assert!(
+                took < Duration::from_secs(5),
+                "{isolation} {expected}: {took:?}"
+            );
+        };
+        plugins.c_as("bad", "libtank.so", &["MODE=0", "VERSION=1"]);
+        version(&mut sub, 1);
+        sub.wait_for("its descriptor", |line| {
+            let about = json(line, "/about")?;
+            let all = about["descriptors"].as_array()?;
+            let rounds = all.iter().find(|d| d["path"] == "/tank/rounds")?;
+            (rounds["help"] == "Rounds so far.").then_some(())
+        });
+
+        // Written over in place, by a tool that knows nothing of renames.
+        let other = plugins.path("elsewhere");
+        compile("bad", &other, &["MODE=0", "VERSION=2"]);
+        let cp = Command::new("cp")
+            .arg(&other)
+            .arg(plugins.path("libtank.so"))
+            .status();
+        assert!(cp.unwrap().success());
+        version(&mut sub, 2);
+
+        // Cut short in place: the source runs on as it was, and says so.
+        let file = std::fs::File::options()
+            .write(true)
+            .open(plugins.path("libtank.so"));
+        file.unwrap().set_len(1_000).unwrap();
+        wait_for_state(&mut sub, "tank", "ok", "the file was changed, and refused");
+        sub.wait_for("it runs on", |line| {
+            leaf(line, "tank", "version").filter(|v| *v == 2)
+        });
+
+        std::fs::remove_file(plugins.path("libtank.so")).unwrap();
+        wait_for_state(&mut sub, "tank", "stopped", "its file was removed");
+        agent.signal("TERM");
+        assert_eq!(agent.ended().code(), Some(0), "{}", agent.seen());
+    }
+}
+
+#[test]
+fn a_name_that_becomes_free_goes_to_the_file_that_waited_for_it() {
+    let broker = Broker::start();
+    let mut sub = broker.subscribe("devmon/#");
+    let plugins = Plugins::with(&["two-a"]);
+    let first = plugins.path("libtest_plugin_two_a.so");
+    std::fs::copy(&first, plugins.path("libzz.so")).unwrap();
+    let _agent = publish("i3", &broker, &plugins, &["--interval", "200ms"]);
+    wait_for_state(
+        &mut sub,
+        "libzz.so",
+        "failing",
+        "already taken by libtest_plugin_two_a.so",
+    );
+    std::fs::remove_file(first).unwrap();
+    sub.wait_for("two-a from the other file", |line| {
+        source(line, "two-a").filter(|s| s["file"] == "libzz.so" && s["state"] == "ok")
+    });
+}
+
+#[test]
+fn an_executable_dropped_in_is_a_source() {
+    let broker = Broker::start();
+    let mut sub = broker.subscribe("devmon/#");
+    let plugins = Plugins::with(&["two-a"]);
+    let _agent = publish("i4", &broker, &plugins, &["--interval", "500ms"]);
+    sub.wait_for("metrics", metrics);
+    let script = |name: &str, text: &str| {
+        let path = plugins.path(name);
+        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    let described =
+        "[[metric]]\npath = \"/level\"\nunit = \"1\"\nkind = \"gauge\"\nhelp = \"How full.\"\n";
+    std::fs::write(plugins.path("well.metrics.toml"), described).unwrap();
+    script("well.sh", "echo level 7; echo config/source $DEVMON_SOURCE");
+    sub.wait_for("its value", |line| {
+        leaf(line, "well", "level").filter(|v| *v == 7)
+    });
+    sub.wait_for("its descriptor", |line| {
+        let about = json(line, "/about")?;
+        let all = about["descriptors"].as_array()?.clone();
+        all.into_iter().find(|d| d["path"] == "/well/level")
+    });
+    script("broken", "echo no such well >&2; exit 4");
+    wait_for_state(
+        &mut sub,
+        "broken",
+        "failing",
+        "ended by itself with code 4: no such well",
+    );
+    script("absent", "echo no pump here >&2; exit 69");
+    wait_for_state(&mut sub, "absent", "unavailable", "no pump here");
+    script("slow", "sleep 1000");
+    wait_for_state(
+        &mut sub,
+        "slow",
+        "failing",
+        "did not end within 1.8 s and was killed",
+    );
+    script("well.sh", "echo level 8");
+    sub.wait_for("its new value", |line| {
+        leaf(line, "well", "level").filter(|v| *v == 8)
+    });
+}

@@ -1,0 +1,59 @@
+/* Counts its rounds; in round 3 it does what MODE says. */
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define SEGFAULT 1
+#define EXIT 2
+#define MEMORY 3
+#define LOOP 4
+#define GARBAGE 5
+#define NOT_UTF8 6
+
+static int rounds;
+
+uint32_t devmon_plugin_abi(void) { return 1; }
+
+void *devmon_plugin_new(const char *config) {
+    (void)config;
+    return &rounds;
+}
+
+char *devmon_plugin_collect(void *handle) {
+    (void)handle;
+    if (++rounds >= 3) {
+        switch (MODE) {
+        case SEGFAULT:
+            *(volatile int *)8 = 1;
+            break;
+        case EXIT:
+            fprintf(stderr, "licence has run out\n");
+            _exit(3);
+        case MEMORY:
+            for (;;)
+                memset(malloc(1 << 20), 1, 1 << 20); /* the first NULL ends it */
+        case LOOP:
+            for (volatile int i = 0;; i++)
+                ;
+        case GARBAGE:
+            return strdup("{\"a\": [1,");
+        case NOT_UTF8:
+            return strdup("\xff\xfe");
+        }
+    }
+    char *json = malloc(64);
+    snprintf(json, 64, "{\"rounds\": %d, \"version\": %d}", rounds, VERSION);
+    return json;
+}
+
+const char *devmon_plugin_describe(void *handle) {
+    (void)handle;
+    return "[{\"path\":\"/rounds\",\"unit\":\"1\",\"kind\":\"gauge\",\"help\":\"Rounds so far.\"}]";
+}
+
+void devmon_plugin_free(char *json) { free(json); }
+
+void devmon_plugin_drop(void *handle) { (void)handle; }
