@@ -135,6 +135,19 @@ impl Running {
         bail!("{} did not end within {deadline:?}", self.name)
     }
 
+    /// SIGKILL, and waits.
+    ///
+    /// # Errors
+    /// It had ended by itself.
+    pub fn kill_9(&mut self) -> anyhow::Result<()> {
+        if let Some(status) = self.ended()? {
+            bail!("{} had ended by itself ({status})", self.name);
+        }
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     fn end(&mut self) -> anyhow::Result<()> {
         if let Err(error) = self.terminate(END_DEADLINE) {
             println!("{error:#}; killing it");

@@ -73,6 +73,21 @@ impl Collector {
     /// # Errors
     /// It can not be started.
     pub fn start(program: &Path, data: &Path, config: &str, log: &str) -> anyhow::Result<Self> {
+        let listen = ["--mqtt-listen", "127.0.0.1:0"];
+        Self::start_with(program, data, config, log, &listen)
+    }
+
+    /// As [`start`](Self::start), with the way in as arguments of `run`: a listener or a broker.
+    ///
+    /// # Errors
+    /// It can not be started.
+    pub fn start_with(
+        program: &Path,
+        data: &Path,
+        config: &str,
+        log: &str,
+        way_in: &[&str],
+    ) -> anyhow::Result<Self> {
         std::fs::create_dir_all(data)?;
         let config_file = data.join("collector.toml");
         std::fs::write(&config_file, config)?;
@@ -82,7 +97,8 @@ impl Collector {
             .arg(data)
             .arg("--config")
             .arg(&config_file)
-            .args(["--http", "127.0.0.1:0", "--mqtt-listen", "127.0.0.1:0"])
+            .args(["--http", "127.0.0.1:0"])
+            .args(way_in)
             .args(["--log-format", "json"])
             .env("DEVMON_LOG", log)
             .env_remove("RUST_LOG")
@@ -143,7 +159,9 @@ impl Collector {
             word.with_context(|| format!("no {key} in {line:?}"))
         };
         self.http = named("http=")?.to_owned();
-        self.mqtt = Some(named("mqtt=mqtt://")?.parse()?);
+        // With a broker there is no listener.
+        let listener = named("mqtt=mqtt://").ok().map(str::parse).transpose();
+        self.mqtt = listener.with_context(|| line.clone())?;
         Ok(Some(took))
     }
 
@@ -360,4 +378,18 @@ pub fn bytes_on_disk(path: &Path) -> u64 {
     };
     let below = std::fs::read_dir(path).into_iter().flatten().flatten();
     own.blocks() * 512 + below.map(|e| bytes_on_disk(&e.path())).sum::<u64>()
+}
+
+/// What may stand in a query string as it is; all else is percent-encoded.
+#[must_use]
+pub fn encode(text: &str) -> String {
+    let mut out = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(byte as char);
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
 }

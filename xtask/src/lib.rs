@@ -1,11 +1,13 @@
 //! What the commands share with each other and with the end-to-end tests in `xtask/tests`.
 
+pub mod chaos;
 pub mod children;
 pub mod collector;
 pub mod fleet;
 pub mod load;
 pub mod new_plugin;
 pub mod prepare;
+pub mod relay;
 pub mod soak;
 
 use std::path::{Path, PathBuf};

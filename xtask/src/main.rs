@@ -9,7 +9,7 @@ mod fuzz;
 mod test;
 
 use clap::{Parser, Subcommand};
-use xtask::{children, fleet, load, new_plugin, prepare, root, soak, target_dir};
+use xtask::{chaos, children, fleet, load, new_plugin, prepare, relay, root, soak, target_dir};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "devmon's own commands")]
@@ -33,6 +33,8 @@ enum Command {
     Load(load::Load),
     /// Send what a whole fleet sends to a collector of its own, and watch what it takes.
     Fleet(fleet::FleetRun),
+    /// Kill and cut agents, broker, network and collector in random order, and look for anything acknowledged that is missing or doubled, and for holes.
+    Chaos(chaos::Chaos),
     /// Kill a collector under load again and again, and look for anything acknowledged that is missing or doubled.
     Soak(soak::Soak),
     /// Make a complete plugin to start from.
@@ -47,6 +49,7 @@ fn main() -> std::process::ExitCode {
         Command::Bench(bench) => bench.run(),
         Command::Load(load) => load.run(),
         Command::Fleet(fleet) => fleet.run(),
+        Command::Chaos(chaos) => chaos.run(),
         Command::Soak(soak) => soak.run(),
         Command::NewPlugin(new) => new.run(),
     };

@@ -106,16 +106,3 @@ fn read(mut answer: ureq::http::Response<ureq::Body>) -> anyhow::Result<Vec<u8>>
 fn shown(url: &str) -> String {
     url.chars().take(160).collect()
 }
-
-/// What may stand in a query string as it is; all else is percent-encoded.
-pub(super) fn encode(text: &str) -> String {
-    let mut out = String::new();
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(byte as char);
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
-}

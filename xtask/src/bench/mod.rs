@@ -1,9 +1,10 @@
 //! `cargo xtask bench`: measurements, each beside its peers, in one run on one machine. Never a test: a slow run fails nothing, a wrong answer does.
 //!
 //! `store` measures intake, bytes on disk, start-up and queries beside VictoriaMetrics and InfluxDB and writes `docs/benchmarks.md`; `record` makes the
-//! recording that it replays. The way through the files: a set (`synthetic`, or `replay` of what `record` wrote) is spelled for each server (`set`) and
+//! recording that it replays; `agent` measures what the agent costs its device beside collectd, node_exporter and netdata. The way through the files: a set (`synthetic`, or `replay` of what `record` wrote) is spelled for each server (`set`) and
 //! written to disk (`feed`); `ours` and `peers` take servers (`server`) through the same stages; `measure` says what is asked and whether it was right; `report` prints.
 
+mod agent;
 mod feed;
 mod http;
 mod measure;
@@ -29,6 +30,8 @@ use crate::root;
 pub(crate) enum Bench {
     /// The store beside VictoriaMetrics and InfluxDB: intake, bytes, start-up, queries. Writes docs/benchmarks.md.
     Store(store::Store),
+    /// The agent beside collectd, node_exporter with vmagent, and netdata: CPU, memory, wake-ups, bytes.
+    Agent(agent::Agent),
     /// Record a running node_exporter for the replay.
     Record(record::Record),
     /// Publish the messages of a set: the load generator of `store`, a process of its own.
@@ -40,6 +43,7 @@ impl Bench {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Store(store) => store.run(),
+            Self::Agent(agent) => agent.run(),
             Self::Record(record) => record.run(),
             Self::Publish(publish) => publish.run(),
         }

@@ -8,13 +8,14 @@ use anyhow::{Context, bail};
 use serde_json::Value;
 
 use super::feed::Messages;
-use super::http::{Client, encode};
+use super::http::Client;
 use super::measure::{Check, Measured, Queries, Questions, Stage, check_values};
 use super::server::{self, Server, disk_parts, word};
 use super::set::{Series, Set};
 use super::stop;
 use crate::children::Running;
 use crate::target_dir;
+use xtask::collector::encode;
 
 const DEADLINE: Duration = Duration::from_secs(900);
 /// Most paths of one call.

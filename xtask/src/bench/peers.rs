@@ -11,10 +11,11 @@ use anyhow::Context;
 use serde_json::Value;
 
 use super::feed::Lines;
-use super::http::{Client, encode};
+use super::http::Client;
 use super::measure::{Check, Measured, Queries, Questions, Stage, check_values};
 use super::server::{Server, disk_bytes, disk_parts, free_port, wait_until_quiet};
 use super::set::{MEASUREMENT, PeerName, Series, Set};
+use xtask::collector::encode;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Peer {

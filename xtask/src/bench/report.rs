@@ -10,9 +10,6 @@ use super::measure::{Check, Measured};
 use super::set::Set;
 use crate::root;
 
-const BEGIN: &str = "<!-- begin: written by cargo xtask bench store -->";
-const END: &str = "<!-- end: written by cargo xtask bench store -->";
-
 #[derive(Default)]
 pub(super) struct Report {
     /// The text of each, and its figures.
@@ -157,20 +154,22 @@ impl Report {
         }
         Ok(())
     }
+}
 
-    /// Puts the text between the markers.
-    pub(super) fn write(&self, text: &str) -> anyhow::Result<()> {
-        let path = root().join("docs/benchmarks.md");
-        let page = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        let parts = page
-            .split_once(BEGIN)
-            .and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
-        let (before, after) =
-            parts.with_context(|| format!("{}: no line {BEGIN:?} … {END:?}", path.display()))?;
-        fs::write(&path, format!("{before}{BEGIN}\n\n{text}\n{END}{after}"))?;
-        println!("written to {}", path.display());
-        Ok(())
-    }
+/// Puts the text between the markers of `docs/benchmarks.md` that name the command.
+pub(super) fn write_between(command: &str, text: &str) -> anyhow::Result<()> {
+    let [begin, end] = ["begin", "end"]
+        .map(|word| format!("<!-- {word}: written by cargo xtask bench {command} -->"));
+    let path = root().join("docs/benchmarks.md");
+    let page = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let parts = page
+        .split_once(&begin)
+        .and_then(|(before, rest)| Some((before, rest.split_once(&end)?.1)));
+    let (before, after) =
+        parts.with_context(|| format!("{}: no line {begin:?} … {end:?}", path.display()))?;
+    fs::write(&path, format!("{before}{begin}\n\n{text}\n{end}{after}"))?;
+    println!("written to {}", path.display());
+    Ok(())
 }
 
 impl Check {
@@ -225,7 +224,7 @@ fn table(text: &mut String, measured: &[Measured]) {
 }
 
 /// Where and when and of what.
-fn machine() -> anyhow::Result<String> {
+pub(super) fn machine() -> anyhow::Result<String> {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
     let model = cpuinfo
         .lines()

@@ -75,7 +75,7 @@ impl Store {
         println!("\n{}", report.head()?);
         let whole = self.set.is_none() && !self.quick && peers.len() == Peer::ALL.len();
         if whole && !self.no_write {
-            report.write(&text)?;
+            super::report::write_between("store", &text)?;
         }
         report.verdict()
     }
