@@ -13,6 +13,7 @@ use devmon_core::config::{self, ConfigError, DurationText};
 use devmon_core::wire::{DeviceId, TopicScheme};
 use serde::{Deserialize, Deserializer};
 
+use crate::batch;
 use crate::connection::MqttUrl;
 use crate::outbox::{self, Durability};
 use crate::plugins::host;
@@ -335,6 +336,15 @@ impl Settings {
         } else {
             Isolation::Process
         })
+    }
+
+    /// By how much this device publishes later than its ticks, when the shortest interval is this. Nothing with a strict spool: what is not packed is not on disk.
+    #[must_use]
+    pub fn jitter_for(&self, shortest: Duration) -> Duration {
+        if self.spool.durability == Durability::Strict {
+            return Duration::ZERO;
+        }
+        batch::jitter(&self.device, shortest.max(self.publish_every), self.jitter)
     }
 
     /// Sources that another configuration runs differently; `None`: all.

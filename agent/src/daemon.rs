@@ -145,8 +145,7 @@ pub async fn run(settings: Settings, broker: Broker, reread: Reread) -> anyhow::
         .map(|(_, i)| i)
         .min()
         .unwrap_or(settings.interval);
-    let period = shortest.max(settings.publish_every);
-    let jitter = batch::jitter(&settings.device, period, settings.jitter);
+    let jitter = settings.jitter_for(shortest);
     let identity = Identity {
         device: settings.device.clone(),
         topics: settings.topics.clone(),
@@ -414,10 +413,8 @@ impl Daemon {
     /// The shortest interval may have changed.
     fn set_jitter(&mut self) {
         let shortest = self.sources.intervals().map(|(_, i)| i).min();
-        let period = shortest
-            .unwrap_or(self.settings.interval)
-            .max(self.settings.publish_every);
-        self.jitter = batch::jitter(&self.settings.device, period, self.settings.jitter);
+        let shortest = shortest.unwrap_or(self.settings.interval);
+        self.jitter = self.settings.jitter_for(shortest);
     }
 
     fn answer(&mut self, request: Request) -> serde_json::Value {

@@ -18,7 +18,7 @@ use crate::prepare::{self, heading};
 use crate::{root, target_dir};
 
 /// The bundled plugins, in the order in which they are shown.
-const PLUGINS: [&str; 4] = ["cpu", "memory", "disk", "gpu"];
+const PLUGINS: [&str; 5] = ["cpu", "memory", "disk", "network", "gpu"];
 const READY_DEADLINE: Duration = Duration::from_secs(30);
 
 #[derive(Args)]

@@ -20,7 +20,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Build everything and run the main job: collector, agent with the four plugins, dashboard.
+    /// Build everything and run the main job: collector, agent with the bundled plugins, dashboard.
     Demo(demo::Demo),
     /// Run every check: format, clippy, Rust tests, web tests, end-to-end tests in a real browser.
     Test(test::Test),

@@ -551,20 +551,15 @@ fn mend(relay: &Relay) {
     relay.set(Line::Open);
 }
 
-/// Every round on disk as soon as it is measured, so that a kill -9 costs nothing; nothing to say to an agent that has no spool. Jitter would hold rounds in memory for up to half an interval.
+/// Every round on disk as soon as it is measured, so that a kill -9 costs nothing; nothing to say to an agent that has no spool.
 fn strict_config(bin: &Path) -> anyhow::Result<String> {
     let said = std::process::Command::new(bin.join("devmon-agent"))
         .arg("config")
         .output()
         .with_context(|| bin.join("devmon-agent").display().to_string())?;
     let known = String::from_utf8_lossy(&said.stdout);
-    let no_jitter = if known.contains("jitter") {
-        "jitter = \"0s\"\n"
-    } else {
-        ""
-    };
     if known.contains("durability") {
-        return Ok(format!("{no_jitter}[spool]\ndurability = \"strict\"\n"));
+        return Ok("[spool]\ndurability = \"strict\"\n".into());
     }
     println!(
         "This agent has no spool: what waits in it when it is killed is lost, and will be found missing."
