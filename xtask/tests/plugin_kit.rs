@@ -112,6 +112,50 @@ fn the_c_plugin_builds_without_a_warning_and_is_described() {
     assert!(line.unwrap().ends_with(" 1"), "{lines}");
 }
 
+/// Promise 2 of DESIGN.md, from the compiler to REST.
+#[test]
+fn a_c_plugin_dropped_into_a_running_agent_is_readable_over_rest_within_five_seconds() {
+    let dir = tempfile::tempdir().unwrap();
+    let (plugins, built) = (dir.path().join("plugins"), dir.path().join("built"));
+    std::fs::create_dir_all(&plugins).unwrap();
+    std::fs::create_dir_all(&built).unwrap();
+    let data = dir.path().join("data");
+    let collector = harness::collector(&data, &["--mqtt-listen", "127.0.0.1:0"]);
+    let mqtt = collector.named("mqtt");
+    let state = dir.path().join("state");
+    let _agent = harness::agent("dropped", &plugins, &state, &["--mqtt", &mqtt]);
+    let device = format!("{}/api/v1/devices/dropped", collector.named("http"));
+    harness::wait_for("the agent's own metrics", || {
+        let latest = harness::get(&format!("{device}/latest?prefix=/agent")).2;
+        latest.contains("/agent/resident_bytes").then_some(())
+    });
+    let mut make = Command::new("make");
+    make.arg("-C").arg(root().join("examples/c-plugin"));
+    succeeds(make.arg(format!("OUT={}", built.display())));
+
+    let file = "libopen_files.so";
+    let dropped = std::time::Instant::now();
+    succeeds(
+        Command::new("cp")
+            .arg(built.join(file))
+            .arg(plugins.join(file)),
+    );
+    let item = harness::wait_for("its metric, described", || {
+        let latest = harness::get_json(&format!("{device}/latest?prefix=/open_files"));
+        let item = latest["items"].as_array()?.first()?.clone();
+        let metrics = harness::get_json(&format!("{device}/metrics?prefix=/open_files"));
+        let described = metrics["items"]
+            .as_array()?
+            .iter()
+            .find(|m| m["path"] == item["path"])?;
+        let help = described["help"].as_str()?;
+        (!help.is_empty() && item["unit"].is_string() && item["value"].is_number()).then_some(item)
+    });
+    let took = dropped.elapsed();
+    assert!(took.as_secs_f64() < 5.0, "{took:?}: {item}");
+    println!("{item} after {took:?}");
+}
+
 #[test]
 fn the_header_declares_what_the_agent_looks_for() {
     let path = root().join("devmon-core/include/devmon_plugin.h");
