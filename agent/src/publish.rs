@@ -28,6 +28,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
 
+use crate::clock::Reading;
 use crate::connection::{Broker, Problem};
 use crate::outbox::{DropReason, Durability, Outbox};
 use crate::spool::{Limits, SpoolThread, State};
@@ -481,7 +482,8 @@ impl Link {
         if self.owes_status {
             self.owes_status = false;
             let reason = (self.status == Presence::Offline).then_some("shutdown");
-            let payload = status_json(self.status, reason, Some(TimestampMs::now()));
+            let now = Reading::now();
+            let payload = status_json(self.status, reason, now.is_set().then_some(now.wall));
             return Some((Ticket::Status, TopicKind::Status, true, payload));
         }
         if self.owes_about

@@ -1,10 +1,15 @@
-//! What an operator tells a running agent, and hears from it.
+//! What an operator and the service manager tell a running agent, and hear from it; and what it does while its clock is wrong.
 
-use std::process::Output;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value as Json;
 
-use crate::support::{Broker, Plugins, json, metrics, publish, run, text};
+use crate::support::{
+    Broker, DEADLINE, Plugins, Process, agent, json, metrics, publish, run, text,
+};
 
 fn status(plugins: &Plugins) -> Json {
     let out = run(&["status", "--json"], plugins);
@@ -146,13 +151,13 @@ fn sighup_connects_to_another_broker_and_keeps_what_waits() {
     let plugins = Plugins::with(&["two-a"]);
     first.kill();
     let config = plugins.config(&format!("mqtt = '{}'\ninterval = '200ms'\n", first.url()));
-    let mut command = crate::support::agent();
+    let mut command = agent();
     command.args(["run", "--device", "c5", "--config", &config, "--plugin-dir"]);
     command
         .arg(plugins.0.path())
         .arg("--state-dir")
         .arg(plugins.path("state"));
-    let mut agent = crate::support::Process::errors_of(&mut command);
+    let mut agent = Process::errors_of(&mut command);
     agent.wait_for_line("not connected");
     plugins.config(&format!("mqtt = '{}'\ninterval = '200ms'\n", second.url()));
     agent.signal("HUP");
@@ -160,4 +165,111 @@ fn sighup_connects_to_another_broker_and_keeps_what_waits() {
     sub.wait_for("message 0", |l| {
         metrics(l).filter(|m| m.id.as_ref().unwrap().seq == 0)
     });
+}
+
+#[test]
+fn the_service_manager_hears_of_ready_life_reload_and_end() {
+    let broker = Broker::start();
+    let plugins = Plugins::with(&["two-a"]);
+    let socket = plugins.path("notify");
+    let heard = UnixDatagram::bind(&socket).unwrap();
+    heard.set_read_timeout(Some(DEADLINE)).unwrap();
+    // The watchdog is for one process, which must say its own id: the shell becomes the agent.
+    let mut command = Command::new("sh");
+    command.args(["-c", "WATCHDOG_PID=$$ exec \"$0\" \"$@\""]);
+    command.arg(env!("CARGO_BIN_EXE_devmon-agent"));
+    command.args(["run", "--device", "c6", "--mqtt", &broker.url()]);
+    command.arg("--plugin-dir").arg(plugins.0.path());
+    command.arg("--state-dir").arg(plugins.path("state"));
+    command
+        .env("NOTIFY_SOCKET", &socket)
+        .env("WATCHDOG_USEC", "600000");
+    let mut running = Process::errors_of(&mut command);
+    let next = || {
+        let mut buffer = [0; 256];
+        let n = heard.recv(&mut buffer).unwrap();
+        text(&buffer[..n])
+    };
+    let wait_for = |word: &str| while !next().contains(word) {};
+    wait_for("READY=1");
+    for _ in 0..5 {
+        wait_for("WATCHDOG=1"); // each 200 ms, although nothing is due for 10 s
+    }
+    running.signal("HUP");
+    wait_for("RELOADING=1");
+    wait_for("READY=1");
+    running.signal("TERM");
+    wait_for("STOPPING=1");
+    assert_eq!(running.ended().code(), Some(0));
+}
+
+#[test]
+fn what_is_measured_before_the_clock_is_set_is_never_of_1970() {
+    let broker = Broker::start();
+    let mut sub = broker.subscribe("devmon/#");
+    let plugins = Plugins::with(&["two-a"]);
+    let preload = plugins.path("clock.preload");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../xtask/src/chaos/clock.c");
+    let mut cc = Command::new("cc");
+    cc.args(["-shared", "-fPIC", "-o"])
+        .arg(&preload)
+        .arg(source);
+    assert!(cc.status().unwrap().success());
+    let now_ms = || {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        i64::try_from(since.unwrap().as_millis()).unwrap()
+    };
+    let offset = plugins.path("offset");
+    let start = now_ms();
+    let to_1970 = -(start - 30_000) * 1_000_000;
+    std::fs::write(&offset, to_1970.to_ne_bytes()).unwrap();
+
+    let mut command = agent();
+    command.args([
+        "run",
+        "--device",
+        "c7",
+        "--interval",
+        "200ms",
+        "--mqtt",
+        &broker.url(),
+        "--plugin-dir",
+    ]);
+    command
+        .arg(plugins.0.path())
+        .arg("--state-dir")
+        .arg(plugins.path("state"));
+    command
+        .env("LD_PRELOAD", &preload)
+        .env("DEVMON_CHAOS_CLOCK", &offset);
+    let mut running = Process::errors_of(&mut command);
+    running.wait_for_line("the clock is not set");
+    std::thread::sleep(Duration::from_secs(2)); // ten rounds in 1970
+    let status = status(&plugins);
+    assert_eq!(status["clock"]["set"], false);
+    assert!(
+        status["clock"]["held_frames"].as_u64() > Some(5),
+        "{status}"
+    );
+    assert!(
+        !sub.seen().contains("/metrics"),
+        "nothing was published: {}",
+        sub.seen()
+    );
+
+    // The page is shared with the agent: it must be written in place.
+    let file = std::fs::File::options().write(true).open(&offset).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &0_i64.to_ne_bytes(), 0).unwrap();
+    let message = sub.wait_for("what was held", metrics);
+    let mut times: Vec<i64> = message.frames.iter().map(|f| f.ts.unwrap().0).collect();
+    times.sort_unstable();
+    assert!(times.len() > 5, "{times:?}");
+    assert!(
+        times[0] >= start && times[times.len() - 1] <= now_ms(),
+        "{start}: {times:?}"
+    );
+    assert!(
+        times[times.len() - 1] - times[0] > 1_000,
+        "each has its own time: {times:?}"
+    );
 }

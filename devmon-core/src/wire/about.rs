@@ -46,9 +46,13 @@ pub struct About {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentFacts {
     pub version: String,
-    /// Rounds of this time come in one message; 0: each as it is measured.
-    #[serde(default)]
+    /// Rounds of this time come in one message; 0, and left out: each as it is measured.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub publish_every_ms: u64,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// What the device is. Unknown facts are left out.
