@@ -18,7 +18,9 @@ use crate::prepare::{self, heading};
 use crate::{root, target_dir};
 
 /// The bundled plugins, in the order in which they are shown.
-const PLUGINS: [&str; 5] = ["cpu", "memory", "disk", "network", "gpu"];
+const PLUGINS: [&str; 7] = [
+    "cpu", "memory", "disk", "network", "pressure", "system", "gpu",
+];
 const READY_DEADLINE: Duration = Duration::from_secs(30);
 
 #[derive(Args)]
