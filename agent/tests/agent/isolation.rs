@@ -233,3 +233,62 @@ fn an_executable_dropped_in_is_a_source() {
         leaf(line, "well", "level").filter(|v| *v == 8)
     });
 }
+
+/// The children of a process.
+fn children(pid: u32) -> Vec<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let lists = tasks
+        .flatten()
+        .map(|t| std::fs::read_to_string(t.path().join("children")));
+    let lists: Vec<String> = lists.map(Result::unwrap_or_default).collect();
+    let ids = lists.iter().flat_map(|l| l.split_whitespace());
+    ids.map(|id| id.parse().unwrap()).collect()
+}
+
+fn runs(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ")
+        .is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
+#[test]
+fn hosts_do_not_outlive_an_agent_that_is_killed() {
+    let broker = Broker::start();
+    let mut sub = broker.subscribe("devmon/#");
+    let plugins = Plugins::with(&["two-a", "two-b"]);
+    let mut agent = publish("i5", &broker, &plugins, &["--interval", "200ms"]);
+    sub.wait_for("metrics of both", |line| {
+        (metrics(line)?.frames.len() == 3).then_some(())
+    });
+    let hosts = children(agent.pid());
+    assert_eq!(hosts.len(), 2, "{hosts:?}");
+    agent.signal("KILL");
+    agent.ended();
+    let until = Instant::now() + Duration::from_secs(5);
+    while hosts.iter().any(|pid| runs(*pid)) {
+        assert!(Instant::now() < until, "{hosts:?} still run");
+        std::thread::sleep(Duration::from_millis(10)); // polls; they are not our children
+    }
+}
+
+#[test]
+fn a_leak_ends_its_process_and_not_the_agent() {
+    let broker = Broker::start();
+    let mut sub = broker.subscribe("devmon/#");
+    let plugins = Plugins::with(&["two-a"]);
+    plugins.c_as("bad", "libmemory.so", &["MODE=MEMORY", "VERSION=1"]);
+    let config = plugins.config("[sources.memory]\nmemory_bytes = 33554432\n");
+    let args = ["--interval", "200ms", "--config", &config];
+    let agent = publish("i6", &broker, &plugins, &args);
+    wait_for_state(&mut sub, "memory", "failing", "signal 11");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", agent.pid())).unwrap();
+    let peak = status
+        .lines()
+        .find_map(|l| l.strip_prefix("VmHWM:"))
+        .unwrap();
+    let peak_kb: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(
+        peak_kb < 40_000,
+        "the agent itself stays small: {peak_kb} kB"
+    );
+}
