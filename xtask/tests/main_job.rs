@@ -92,7 +92,8 @@ fn check_host(http: &str) {
             let device = get_json(&format!("{http}/api/v1/devices/{DEVICE}"));
             let sources = device["sources"].as_array()?;
             let gpu = sources.iter().find(|s| s["name"] == "gpu")?;
-            (sources.len() == 4 && (gpu["state"] == "unavailable") == no_driver).then_some(device)
+            // The four plugins, and the agent itself.
+            (sources.len() == 5 && (gpu["state"] == "unavailable") == no_driver).then_some(device)
         },
     );
     assert_eq!(device["status"], "online");
