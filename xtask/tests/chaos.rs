@@ -13,9 +13,8 @@ use xtask::chaos::{Chaos, Event, Summary};
 
 mod harness;
 
-/// Without kills of the broker: mosquitto answers before it writes its own file, and on a busy machine it has not written for longer than the check forgives.
-/// `cargo xtask chaos` kills it, on a machine with nothing else to do.
-const WITHOUT_BROKER: [Event; 5] = [
+const ALL: [Event; 6] = [
+    Event::Broker,
     Event::Network,
     Event::Backbone,
     Event::Agent,
@@ -53,13 +52,14 @@ fn chaos(seed: u64, events: &[Event], agent_config: Option<&str>) -> (Summary, T
 
 #[test]
 fn nothing_acknowledged_is_lost_and_no_series_has_a_hole_but_where_its_device_was_dead() {
-    let (summary, dir) = chaos(3, &WITHOUT_BROKER, None);
+    let (summary, dir) = chaos(3, &ALL, None);
     if !summary.kinds.is_empty() {
         panic!("{:#?}\n{}", summary.faults, dir.keep().display());
     }
-    assert_eq!(summary.events.len(), 5, "not all has happened: {summary}");
+    assert_eq!(summary.events.len(), 6, "not all has happened: {summary}");
     assert!(
-        summary.due > 2000 && summary.due == summary.found,
+        // What mosquitto acknowledged and had not written when it was killed is nobody's to keep.
+        summary.due > 2000 && summary.due == summary.found + summary.lost_by_broker,
         "{summary}"
     );
     assert!(summary.ticks_due > 500, "{summary}");
@@ -67,7 +67,8 @@ fn nothing_acknowledged_is_lost_and_no_series_has_a_hole_but_where_its_device_wa
         summary.again > 0 && summary.backlog > 0,
         "no outage did anything: {summary}"
     );
-    assert_eq!(summary.lost_by_broker, 0, "{summary}");
+    // A mosquitto that never writes would excuse everything.
+    assert!(summary.lost_by_broker * 10 < summary.due, "{summary}");
 }
 
 #[test]

@@ -4,23 +4,20 @@
 //! - No hole: while a device lived, each of its sources has something at every multiple of its interval on the device's own clock. What may be missing at the ends of a life
 //!   and around a step of the clock is a constant here.
 //!
-//! mosquitto answers PUBACK before it writes its own file. What it had acknowledged within [`BROKER_LOSS`] of a kill -9 and the collector was never given is mosquitto's loss,
-//! counted and shown, and no fault of ours.
+//! mosquitto answers PUBACK before it writes its own file. What it acknowledged after the last time that this file was written before a kill -9 (its mtime, see
+//! [`BrokerKill`]), and the collector was never given, is mosquitto's loss, counted and shown, and no fault of ours.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use serde::Deserialize;
 use serde_json::Value as Json;
 
 use super::ledger::{Device, Sample, State};
-use super::world::Life;
+use super::world::{BrokerKill, Life};
 use crate::collector::{Collector, encode};
 use crate::load::now_ms;
 
-/// Before a kill -9 of the broker; it saves at each change, so milliseconds would do.
-const BROKER_LOSS: Duration = Duration::from_millis(500);
 /// From the agent's `ready` to its first tick, beside one interval.
 const START_GRACE_MS: i64 = 500;
 /// From a tick to its message in the outbox: gathering (100 ms) and a slow machine.
@@ -82,7 +79,7 @@ pub(super) fn device(
     collector: &Collector,
     state: &State,
     lived: &Lived<'_>,
-    broker_kills: &[Instant],
+    broker_kills: &[BrokerKill],
     verdict: &mut Verdict,
 ) -> anyhow::Result<()> {
     let name = lived.name;
@@ -121,7 +118,7 @@ fn series(
     samples: &BTreeMap<i64, Sample>,
     stored: &[(i64, Json)],
     state: &State,
-    broker_kills: &[Instant],
+    broker_kills: &[BrokerKill],
     verdict: &mut Verdict,
 ) {
     let mut last = i64::MIN;
@@ -157,9 +154,7 @@ fn series(
             continue;
         }
         let given = state.stored.contains(&*acked.message);
-        let killed = broker_kills
-            .iter()
-            .any(|kill| *kill >= acked.at && kill.duration_since(acked.at) < BROKER_LOSS);
+        let killed = broker_kills.iter().any(|kill| kill.forgot(acked.at));
         let (_, boot, seq) = &*acked.message;
         if given {
             verdict.fault("lost by the collector", || {

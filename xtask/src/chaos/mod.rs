@@ -108,6 +108,8 @@ pub struct Summary {
     pub ticks_due: u64,
     pub ticks_found: u64,
     pub lost_by_broker: u64,
+    /// How old the broker's file was at each kill, the most of it.
+    pub broker_unsaved: std::time::Duration,
     /// How often each kind of fault was found, and the first of each in words.
     pub kinds: BTreeMap<&'static str, u64>,
     pub faults: Vec<String>,
@@ -132,8 +134,8 @@ impl std::fmt::Display for Summary {
         )?;
         write!(
             f,
-            "lost by mosquitto, which answers before it writes: {}; faults: {:?}",
-            self.lost_by_broker, self.kinds
+            "lost by mosquitto, which answers before it writes (its file was up to {:?} old when it was killed): {}; faults: {:?}",
+            self.broker_unsaved, self.lost_by_broker, self.kinds
         )
     }
 }
@@ -532,6 +534,9 @@ impl Run<'_> {
         summary.ticks_due = verdict.ticks_due;
         summary.ticks_found = verdict.ticks_found;
         summary.lost_by_broker = verdict.lost_by_broker;
+        let kills = self.world.broker_kills.iter();
+        let unsaved = kills.filter_map(|kill| kill.unsaved_for()).max();
+        summary.broker_unsaved = unsaved.unwrap_or_default();
         summary.kinds.extend(verdict.kinds);
         summary.faults.extend(verdict.faults);
         Ok(())

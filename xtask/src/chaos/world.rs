@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail};
 
@@ -53,7 +53,7 @@ pub(super) struct World {
     pub(super) agents: Vec<Agent>,
     pub(super) collector: Option<Collector>,
     broker: Option<Running>,
-    pub(super) broker_kills: Vec<Instant>,
+    pub(super) broker_kills: Vec<BrokerKill>,
     broker_addr: SocketAddr,
     pub(super) agent_line: Relay,
     pub(super) collector_line: Relay,
@@ -203,7 +203,9 @@ impl World {
     pub(super) fn kill_broker(&mut self) -> anyhow::Result<()> {
         if let Some(mut broker) = self.broker.take() {
             broker.kill_9()?;
-            self.broker_kills.push(Instant::now());
+            let file = self.dir.join("broker").join("mosquitto.db");
+            let written = std::fs::metadata(file).and_then(|file| file.modified());
+            self.broker_kills.push(BrokerKill::now(written.ok()));
         }
         Ok(())
     }
@@ -379,4 +381,58 @@ fn preload(dir: &Path) -> Option<PathBuf> {
     built
         .is_ok_and(|status| status.success())
         .then_some(library)
+}
+
+/// A kill -9 of the broker, and when it had last written its sessions down.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BrokerKill {
+    at: Instant,
+    saved: Option<Instant>,
+}
+
+impl BrokerKill {
+    /// Right behind the kill; `written` is the file's mtime, `None` if there is no file.
+    fn now(written: Option<SystemTime>) -> Self {
+        let at = Instant::now();
+        // An mtime ahead of now counts as now: nothing is forgiven by it.
+        let ago = written.map(|w| SystemTime::now().duration_since(w).unwrap_or_default());
+        Self {
+            at,
+            saved: ago.and_then(|ago| at.checked_sub(ago)),
+        }
+    }
+
+    /// Acknowledged before this kill, and not in any file since. mosquitto has one thread: while it writes, it acknowledges nothing.
+    pub(super) fn forgot(&self, acked: Instant) -> bool {
+        acked <= self.at && self.saved.is_none_or(|saved| acked >= saved)
+    }
+
+    /// How long before the kill the file was written; `None` if never.
+    pub(super) fn unsaved_for(&self) -> Option<Duration> {
+        self.saved.map(|saved| self.at.duration_since(saved))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_broker_forgets_what_came_after_its_last_save_only() {
+        let before = Instant::now();
+        let saved = SystemTime::now();
+        std::thread::sleep(Duration::from_millis(20));
+        let between = Instant::now();
+        let kill = BrokerKill::now(Some(saved));
+        let Some(later) = kill.at.checked_add(Duration::from_millis(1)) else {
+            panic!("no such time");
+        };
+        assert!(kill.forgot(between));
+        assert!(!kill.forgot(later), "the next broker has acknowledged it");
+        let Some(earlier) = before.checked_sub(Duration::from_millis(5)) else {
+            return; // this machine has only just started
+        };
+        assert!(!kill.forgot(earlier));
+        assert!(BrokerKill::now(None).forgot(earlier), "never saved");
+    }
 }
