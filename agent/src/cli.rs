@@ -6,17 +6,18 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use devmon_core::tls::{CertFiles, TlsError};
+use tracing::warn;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{DEFAULT_TOML, Flags, LogFormat, Settings};
-use crate::plugins::{directory, host};
+use crate::plugins::host;
 use crate::show::{self, Format, print};
-use crate::{check_plugin, connection, daemon};
+use crate::{check, check_plugin, connection, daemon, footprint};
 
 /// Bad configuration (sysexits.h).
-const EX_CONFIG: u8 = 78;
+pub(crate) const EX_CONFIG: u8 = 78;
 
 /// Measures this device with plugins and publishes over MQTT.
 #[derive(Parser)]
@@ -54,7 +55,7 @@ enum Command {
         /// The source's name
         source: String,
     },
-    /// Check the configuration, the certificates and the plugins, and connect to nothing
+    /// Check configuration, certificates, state directory and plugins, ask each source once, and connect to nothing
     Check,
     /// Print a commented configuration file
     Config,
@@ -71,6 +72,7 @@ enum Command {
 /// Runs the program.
 #[must_use]
 pub fn main() -> ExitCode {
+    footprint::one_heap();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
@@ -109,7 +111,11 @@ pub fn main() -> ExitCode {
         Some(Command::Plugins { json }) => show::plugins(&settings, json),
         Some(Command::Status { json }) => show::status(&settings, json),
         Some(Command::Retry { source }) => show::retry(&settings, source),
-        Some(Command::Check) => check(&settings),
+        Some(Command::Check) => match (broker(&settings), daemon::runtime()) {
+            (Err(code), _) => code,
+            (Ok(_), Ok(runtime)) => runtime.block_on(check::check(&settings)),
+            (Ok(_), Err(e)) => failed(&e.into()),
+        },
         // Answered above.
         Some(
             Command::Config
@@ -158,40 +164,7 @@ fn variable(name: &str) -> Option<String> {
     std::env::var_os(name).map(|v| v.to_string_lossy().into_owned())
 }
 
-fn check(settings: &Settings) -> ExitCode {
-    if let Err(code) = broker(settings) {
-        return code;
-    }
-    let found = match directory::scan(settings) {
-        Ok(found) => found,
-        Err(e) => {
-            let dir = settings.plugin_dir.display();
-            return refused(&format!("cannot list plugin directory {dir}: {e}"));
-        }
-    };
-    let sources: Vec<_> = found
-        .iter()
-        .filter_map(|f| f.verdict.as_ref().ok())
-        .map(|p| p.name.as_str())
-        .collect();
-    for problem in show::unknown_sources(settings, &sources) {
-        eprintln!("warning: {problem}");
-    }
-    for file in &found {
-        if let Err(reason) = &file.verdict {
-            eprintln!("warning: {}: {reason}", file.path.display());
-        }
-    }
-    print(&format!(
-        "ok device={} mqtt={} plugin_dir={} sources={}\n",
-        settings.device,
-        settings.mqtt,
-        settings.plugin_dir.display(),
-        sources.join(",")
-    ))
-}
-
-/// Logs go to standard error; `DEVMON_LOG` filters them (`debug`, `devmon_agent=trace`).
+/// Logs go to standard error or the journal; `DEVMON_LOG` filters them (`debug`, `devmon_agent=trace`).
 fn start_log(format: LogFormat, level: &str) -> Result<(), ExitCode> {
     let filter = std::env::var("DEVMON_LOG").unwrap_or_default();
     let filter = if filter.is_empty() { level } else { &filter };
@@ -200,16 +173,41 @@ fn start_log(format: LogFormat, level: &str) -> Result<(), ExitCode> {
         .map_err(|e| refused(&format!("DEVMON_LOG={filter:?}: {e}")))?;
     let registry = tracing_subscriber::registry().with(targets);
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    match format {
-        LogFormat::Json => registry.with(layer.json().flatten_event(true)).init(),
-        LogFormat::Plain => {
-            let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-            registry
-                .with(layer.with_ansi(colours).with_target(false))
-                .init();
+    let mut problem = None;
+    let journal = match format {
+        LogFormat::Journald => true,
+        LogFormat::Auto => stderr_is_the_journals(),
+        LogFormat::Plain | LogFormat::Json => false,
+    };
+    if journal {
+        match tracing_journald::layer() {
+            Ok(journal) => {
+                let name = "devmon-agent".to_owned();
+                registry.with(journal.with_syslog_identifier(name)).init();
+                return Ok(());
+            }
+            Err(e) => problem = Some(e), // an agent without a log is better than none
         }
     }
+    if format == LogFormat::Json {
+        registry.with(layer.json().flatten_event(true)).init();
+    } else {
+        let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+        registry
+            .with(layer.with_ansi(colours).with_target(false))
+            .init();
+    }
+    if let Some(error) = problem {
+        warn!(%error, "journald can not be reached: logging to standard error, plain");
+    }
     Ok(())
+}
+
+/// As systemd.exec(5) says of `JOURNAL_STREAM`: device and inode of the stream that systemd gave, if it leads to the journal.
+fn stderr_is_the_journals() -> bool {
+    let given = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    rustix::fs::fstat(std::io::stderr())
+        .is_ok_and(|stat| given == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
 fn refused(problem: &dyn std::fmt::Display) -> ExitCode {

@@ -40,9 +40,15 @@ const SYSTEM_PLUGIN_DIR: &str = "/usr/lib/devmon/plugins";
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
+    /// Journald if standard error leads to the journal, else plain.
     #[default]
+    Auto,
+    /// Lines on standard error.
     Plain,
+    /// JSON, one object a line, on standard error.
     Json,
+    /// The journal's own socket, with fields and priorities.
+    Journald,
 }
 
 /// All that the agent needs to know, valid.
@@ -223,7 +229,7 @@ pub struct Flags {
     /// Number of shards that devices are spread over; the same on all devices [default: 1]
     #[arg(long, global = true, value_name = "N")]
     pub shards: Option<NonZeroU32>,
-    /// How log lines are written to standard error [default: plain]
+    /// Where log lines go and how [default: auto: the journal under systemd, else plain on standard error]
     #[arg(long, global = true, value_enum, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
     /// Configuration file; `devmon-agent config` prints one

@@ -19,7 +19,7 @@ use devmon_core::wire::pack::pack;
 use devmon_core::wire::{Frame, TimestampMs};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 use ulid::Ulid;
 
 use crate::about;
@@ -28,6 +28,7 @@ use crate::clock::{self, Clock, Reading};
 use crate::config::{Compression, Settings};
 use crate::connection::Broker;
 use crate::control::{self, Asked, Request};
+use crate::footprint;
 use crate::outbox::{DropReason, Outbox};
 use crate::own;
 use crate::plugins::running::{self, Moves, Sources};
@@ -101,6 +102,8 @@ struct Daemon {
     /// By how much this device publishes later than its ticks.
     jitter: Duration,
     about_at: Option<Instant>,
+    /// When the code of start-up is given back; `None`: it is.
+    settled_at: Option<Instant>,
 }
 
 /// Runs until a signal.
@@ -194,6 +197,7 @@ pub async fn run(settings: Settings, broker: Broker, reread: Reread) -> anyhow::
         send_at: None,
         jitter,
         about_at: None,
+        settled_at: Some(Instant::now() + footprint::SETTLED),
     };
     daemon.run(&mut end).await;
     tokio::select! {
@@ -214,6 +218,7 @@ impl Daemon {
                 self.send_at,
                 self.about_at,
                 self.watchdog_at,
+                self.settled_at,
                 self.sources.next_overdue(),
                 self.publisher
                     .next_maintenance()
@@ -257,6 +262,11 @@ impl Daemon {
         {
             service::alive();
             self.watchdog_at = Some(now + every);
+        }
+        if self.settled_at.is_some_and(|at| now >= at) {
+            self.settled_at = None;
+            let bytes = footprint::give_back_code();
+            debug!(bytes, "code of start-up is given back");
         }
         for (index, tick) in self.schedule.due(reading.wall) {
             if index == OWN {

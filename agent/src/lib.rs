@@ -17,6 +17,7 @@
 
 pub mod about;
 pub mod batch;
+pub mod check;
 pub mod check_plugin;
 pub mod cli;
 pub mod clock;
@@ -24,6 +25,7 @@ pub mod config;
 pub mod connection;
 pub mod control;
 pub mod daemon;
+pub mod footprint;
 pub mod outbox;
 pub mod own;
 pub mod plugins;

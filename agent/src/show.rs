@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use crate::config::Settings;
 use crate::control::{self, Request};
 use crate::plugins::directory::{self, Found};
-use crate::plugins::running::{self, Sources};
+use crate::plugins::running::Sources;
 use crate::plugins::source::Report;
 use crate::plugins::supervise;
 
@@ -81,7 +81,7 @@ pub async fn collect(settings: &Settings, format: Format) -> ExitCode {
 }
 
 /// One round of all sources; later values replace earlier ones.
-async fn round(
+pub(crate) async fn round(
     sources: &mut Sources,
     reports: &mut mpsc::Receiver<Report>,
     device: &mut MetricTree,
@@ -341,10 +341,4 @@ fn scan(settings: &Settings) -> Result<Vec<Found>, ExitCode> {
         eprintln!("devmon-agent: cannot list plugin directory {dir}: {e}");
         ExitCode::FAILURE
     })
-}
-
-/// Configured sources that no plugin provides.
-#[must_use]
-pub fn unknown_sources(settings: &Settings, known: &[&str]) -> Vec<String> {
-    running::unknown(settings, known)
 }

@@ -1,4 +1,4 @@
-//! From a file to a plugin: dlopen, the verdict on its ABI, and safe calls into it. The only unsafe code of the agent.
+//! From a file to a plugin: dlopen, the verdict on its ABI, and safe calls into it. With two calls in `footprint`, the only unsafe code of the agent.
 //!
 //! **Takes** a path. **Gives** a [`Plugin`], from which sources are made, or a [`Refusal`] that says in one line what is wrong and what to do. Loading runs
 //! the library's own initialisers in this process; a file that is no whole library for this machine is refused before that ([`elf`](super::elf)).

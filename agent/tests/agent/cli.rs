@@ -114,3 +114,47 @@ fn without_plugins_and_broker_the_agent_runs_says_so_and_ends_in_order() {
     running.signal("TERM");
     assert_eq!(running.ended().code(), Some(0));
 }
+
+#[test]
+fn check_warns_of_what_would_cost_metrics_and_passes() {
+    let plugins = Plugins::with(&["two-a", "panics-in-new"]);
+    let state = plugins.path("state");
+    std::fs::write(&state, "a file where the state directory should be").unwrap();
+    let out = agent()
+        .args(["check", "--device", "d", "--plugin-dir"])
+        .arg(plugins.0.path())
+        .arg("--state-dir")
+        .arg(&state)
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{out:?}");
+    assert!(
+        text(&out.stdout).ends_with("sources=panics-in-new,two-a\n"),
+        "{out:?}"
+    );
+    let said = text(&out.stderr);
+    for part in [
+        "warning: panics-in-new: ",
+        "can not be written to",
+        "in memory only",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(!said.contains("warning: two-a"), "{said}");
+}
+
+#[test]
+fn without_a_journal_the_log_goes_to_standard_error_and_says_so() {
+    let has_journal = std::path::Path::new("/run/systemd/journal/socket").exists();
+    let plugins = Plugins::with(&[]);
+    let out = run(
+        &["collect", "--device", "d", "--log-format", "journald"],
+        &plugins,
+    );
+    let said = text(&out.stderr);
+    assert_eq!(
+        said.contains("journald can not be reached"),
+        !has_journal,
+        "{said}"
+    );
+}

@@ -36,7 +36,7 @@ export function Sources({ sources, status }: { sources: readonly Source[]; statu
             <li key={source.name} data-testid="source-row" data-source={source.name} data-state={source.state}>
               <span className="source-name">{source.name}</span>
               <State state={source.state} />
-              <span className="num muted source-interval">{source.interval_ms === null ? "" : `every ${formatSeconds(source.interval_ms / 1000)}`}</span>
+              <span className="num muted source-interval">{!source.interval_ms ? "" : `every ${formatSeconds(source.interval_ms / 1000)}`}</span>
               <span className="muted source-age">{source.last_ts === null ? "no sample yet" : <Age ts={source.last_ts} />}</span>
               {source.reason !== null && <span className="source-reason muted">{source.reason}</span>}
             </li>

@@ -199,7 +199,7 @@ fn devmon(bin: &Path, sources: &[&str], dir: &Path, to: SocketAddr) -> anyhow::R
         .env_remove("AWS_IOT_ENDPOINT")
         .env_remove("DEVICE_NAME");
     let text = format!(
-        "release build, all defaults but `--interval 1s`; sources {}; to mosquitto, QoS 1",
+        "dist build, all defaults but `--interval 1s`; sources {}; to mosquitto, QoS 1",
         sources.join(", ")
     );
     Ok((vec![spawn("devmon-agent", command, dir)?], text))

@@ -1,0 +1,84 @@
+//! `check`: is this configuration one that an agent can run with?
+//!
+//! What would keep it from running is an error. What would cost metrics only is a warning, since the agent starts all the same: a source that nothing provides, a file that is refused, a
+//! source that fails in its first round, a state directory that can not be written to. Nothing is connected to.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use devmon_core::wire::about::SourceState;
+
+use crate::config::Settings;
+use crate::plugins::directory;
+use crate::plugins::running::{self, Sources};
+use crate::plugins::supervise;
+use crate::show;
+
+/// Prints warnings to standard error and one line that starts with `ok` to standard output. The broker's certificates are the caller's to read.
+pub async fn check(settings: &Settings) -> ExitCode {
+    let found = match directory::scan(settings) {
+        Ok(found) => found,
+        Err(e) => {
+            let dir = settings.plugin_dir.display();
+            eprintln!("devmon-agent: cannot list plugin directory {dir}: {e}");
+            return ExitCode::from(crate::cli::EX_CONFIG);
+        }
+    };
+    let mut known = Vec::new();
+    for file in &found {
+        match &file.verdict {
+            Ok(plugin) => known.push(plugin.name.clone()),
+            Err(reason) => warn(format_args!("{}: {reason}", file.path.display())),
+        }
+    }
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    for problem in running::unknown(settings, &known) {
+        warn(problem);
+    }
+    match &settings.state_dir {
+        None => warn(
+            "no state directory: what the broker does not take is kept in memory only; give --state-dir",
+        ),
+        Some(dir) => {
+            if let Err(e) = writable(dir) {
+                let dir = dir.display();
+                warn(format_args!(
+                    "state directory {dir} can not be written to ({e}): what the broker does not take is kept in memory only"
+                ));
+            }
+        }
+    }
+
+    let (mut sources, mut reports) = Sources::start(found, settings, |_| supervise::MIN_DEADLINE);
+    show::round(
+        &mut sources,
+        &mut reports,
+        &mut devmon_core::MetricTree::new(),
+    )
+    .await;
+    for (name, (state, reason)) in sources.names().zip(sources.states()) {
+        // Absent hardware is no mistake of the configuration.
+        if matches!(state, SourceState::Failing | SourceState::Quarantined) {
+            warn(format_args!("{name}: {}", reason.unwrap_or_default()));
+        }
+    }
+    show::print(&format!(
+        "ok device={} mqtt={} plugin_dir={} sources={}\n",
+        settings.device,
+        settings.mqtt,
+        settings.plugin_dir.display(),
+        known.join(",")
+    ))
+}
+
+fn warn(problem: impl std::fmt::Display) {
+    eprintln!("warning: {problem}");
+}
+
+/// Writes a file there and removes it; a directory that is not there yet is made, as `run` would.
+fn writable(dir: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    let probe = dir.join(format!(".check-{}", std::process::id()));
+    std::fs::write(&probe, b"devmon-agent check")?;
+    std::fs::remove_file(&probe)
+}
