@@ -13,15 +13,16 @@ fn leaves(tree: &MetricTree) -> Vec<String> {
 }
 
 fn collect(source: &mut GpuSource) -> Vec<String> {
-    leaves(&source.collect().unwrap())
+    leaves(&source.collect().expect("a GPU"))
 }
 
 /// Two rounds 2 s apart, with something done in between.
 fn two_rounds(source: &mut GpuSource, between: impl FnOnce()) -> Vec<String> {
     let start = Instant::now();
-    source.collect_at(start).unwrap();
+    source.collect_at(start).expect("a GPU");
     between();
-    leaves(&source.collect_at(start + Duration::from_secs(2)).unwrap())
+    let later = start + Duration::from_secs(2);
+    leaves(&source.collect_at(later).expect("a GPU"))
 }
 
 fn unavailable(source: &mut GpuSource) -> String {

@@ -110,7 +110,11 @@ mod tests {
     fn values_are_not_given_up_in_vain() {
         assert_eq!(rests(1, DELAY, false), NEVER, "busy");
         assert_eq!(rests(1, None, true), NEVER, "never sleeps");
-        assert_eq!(rests(10, DELAY, true), NEVER, "can sleep between two rounds");
+        assert_eq!(
+            rests(10, DELAY, true),
+            NEVER,
+            "can sleep between two rounds"
+        );
         let hour = Some(Duration::from_secs(3600));
         assert_eq!(rests(1, hour, true), NEVER, "sleeps after an hour only");
     }
