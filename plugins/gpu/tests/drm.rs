@@ -247,11 +247,17 @@ fn all_gpus_unreadable_is_a_failure_that_names_them() {
     let card = machine.card(0, "0000:03:00.0", AMD, "radeon");
     card.device("hwmon/hwmon0/name", "radeon");
     card.device("hwmon/hwmon0/temp1_input", "hot");
-    let error = machine.source().collect().unwrap_err();
+    let mut source = machine.source();
+    let error = source.collect().unwrap_err();
     assert!(
         matches!(&error, CollectError::Failed(e) if e.contains("0000:03:00.0") && e.contains("\"hot\"")),
         "{error}"
     );
+    // Its driver is loaded anew, and its sensors have another number.
+    card.device("hwmon/hwmon0/name", "nvme");
+    card.device("hwmon/hwmon7/name", "radeon");
+    card.device("hwmon/hwmon7/temp1_input", "41000");
+    assert!(collect(&mut source).contains(&"/0/temperature_celsius 41.0".into()));
 }
 
 #[test]
@@ -282,17 +288,4 @@ fn indices_follow_the_bus_and_stay() {
     assert_eq!(names(&mut source, 10), [intel, amd, third]);
     near.unplug();
     assert_eq!(names(&mut source, 11), [intel, amd]);
-}
-
-#[test]
-fn facts_say_which_gpu_an_index_is() {
-    let machine = Machine::new();
-    machine.controller("0000:01:00.0", NVIDIA); // its driver is missing: its index stays free
-    machine.amd(0, "0000:03:00.0");
-    let expected = [
-        "/1/driver amdgpu",
-        "/1/name AMD Radeon PRO W6800",
-        "/1/pci_address 0000:03:00.0",
-    ];
-    assert_eq!(leaves(&machine.source().facts()), expected);
 }

@@ -106,3 +106,16 @@ fn all_of_both_lost_is_a_failure() {
         "{error}"
     );
 }
+
+#[test]
+fn facts_say_which_gpu_an_index_is() {
+    let machine = Machine::new();
+    machine.controller("0000:01:00.0", NVIDIA); // its driver is missing: its index stays free
+    machine.amd(0, "0000:03:00.0");
+    let expected = [
+        "/1/driver amdgpu",
+        "/1/name AMD Radeon PRO W6800",
+        "/1/pci_address 0000:03:00.0",
+    ];
+    assert_eq!(named(&machine.source().facts(), "/1/"), expected);
+}
