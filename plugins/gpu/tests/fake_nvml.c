@@ -2,7 +2,7 @@
  *
  * Fixed when compiled: -DSWITCHES="dir"; -DNO_POWER, -DNO_MEMORY, -DNO_INIT leave a symbol out.
  * Changed while it runs, by a file of that name in SWITCHES: lost0, lost1, no_gpus, mismatch, not_loaded, unknown.
- * Every nvmlInit_v2 adds a byte to the file `inits` there. */
+ * Every nvmlInit_v2 adds a byte to the file `attempts` there, and to `inits` if it succeeds. */
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -34,10 +34,14 @@ static int state(void *device) {
 }
 
 #ifndef NO_INIT
-int nvmlInit_v2(void) {
-    if (broken()) return broken();
-    FILE *f = fopen(SWITCHES "/inits", "a");
+static void count(const char *path) {
+    FILE *f = fopen(path, "a");
     if (f) { fputc('.', f); fclose(f); }
+}
+int nvmlInit_v2(void) {
+    count(SWITCHES "/attempts");
+    if (broken()) return broken();
+    count(SWITCHES "/inits");
     return OK;
 }
 #endif

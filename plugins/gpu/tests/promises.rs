@@ -74,13 +74,16 @@ fn a_missing_symbol_costs_only_its_value() {
 
 #[test]
 fn no_driver_is_unavailable_with_a_reason() {
-    let mut source = GpuSource::new(r#"{"library":"/nonexistent/libnvidia-ml.so.1"}"#).unwrap();
+    let options = r#"{"library":"/nonexistent/libnvidia-ml.so.1"}"#;
+    let mut source = GpuSource::with_root(options, "/nonexistent/sys").unwrap();
     let reason = unavailable(source.collect());
     for part in [
         "no NVIDIA driver",
         "/nonexistent/libnvidia-ml.so.1",
         "Install",
         "`library`",
+        "No AMD or Intel GPU",
+        "/nonexistent/sys/class/drm",
     ] {
         assert!(reason.contains(part), "{part} in {reason}");
     }

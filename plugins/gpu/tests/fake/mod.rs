@@ -1,6 +1,6 @@
 //! Builds `fake_nvml.c` for one test.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use devmon_plugin_gpu::GpuSource;
@@ -35,10 +35,17 @@ impl Fake {
         self.dir.path().join("libnvidia-ml.so.1")
     }
 
-    /// A source on this library.
+    /// A source on this library, on a machine without other GPUs.
+    #[allow(dead_code, clippy::allow_attributes)]
     pub(crate) fn source(&self) -> GpuSource {
-        let library = self.library();
-        GpuSource::new(&format!(r#"{{"library":"{}"}}"#, library.display())).expect("good options")
+        self.source_on(&self.dir.path().join("no_sys"))
+    }
+
+    /// A source on this library and another `/sys`.
+    #[allow(dead_code, clippy::allow_attributes)]
+    pub(crate) fn source_on(&self, sys: &Path) -> GpuSource {
+        let options = format!(r#"{{"library":"{}"}}"#, self.library().display());
+        GpuSource::with_root(&options, sys).expect("good options")
     }
 
     /// Switches something on (`lost0`) or off.
@@ -56,5 +63,11 @@ impl Fake {
     #[allow(dead_code, clippy::allow_attributes)]
     pub(crate) fn inits(&self) -> usize {
         std::fs::read(self.dir.path().join("inits")).map_or(0, |bytes| bytes.len())
+    }
+
+    /// How often opening the library was tried, in vain as well.
+    #[allow(dead_code, clippy::allow_attributes)]
+    pub(crate) fn attempts(&self) -> usize {
+        std::fs::read(self.dir.path().join("attempts")).map_or(0, |bytes| bytes.len())
     }
 }
