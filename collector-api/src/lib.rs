@@ -5,7 +5,8 @@
 //! 1. [`intake`] receives messages, checks them, and acknowledges them once the store has them on disk.
 //! 2. [`store`] keeps samples: what is durable when, how it is ordered, when it is visible.
 //! 3. [`query`] answers over the store: status of devices, ranges, buckets, rates. Pure logic; the only place where rates are made.
-//! 4. [`api`] is the REST API and the dashboard's files; the only room that knows HTTP.
+//! 4. [`events`] tells what happens as it happens: made of what is committed, kept for a while, read by followers.
+//! 5. [`api`] is the REST API and the dashboard's files; the only room that knows HTTP.
 //!
 //! Around them: [`commands`] looks after a store that does not run; [`cli`] is what was typed, [`config`] what it means, [`serve`] wires the rooms together and takes them down in order,
 //! [`certs`] makes certificates for development.
@@ -15,6 +16,7 @@ pub mod certs;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod events;
 pub mod intake;
 pub mod query;
 pub mod serve;

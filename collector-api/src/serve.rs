@@ -19,6 +19,7 @@ use crate::api::server::Server;
 use crate::api::{Api, Front};
 use crate::commands;
 use crate::config::{Listen, Settings};
+use crate::events::Events;
 use crate::intake::{Intake, Listener, subscribe};
 use crate::store::engine::Store;
 use crate::store::{Engine, HowFar};
@@ -55,6 +56,8 @@ async fn serve(settings: Settings) -> anyhow::Result<Ended> {
     let started = TimestampMs::now();
     let mut stop = Signals::new()?; // before anything is open, so that no signal finds the default handler
     let mode = settings.mode();
+    // Those who follow events keep their connections; the rest is for calls.
+    let most_clients = settings.http_max_connections - settings.http_max_connections / 4;
     let server = Server::bind(settings.http, settings.http_max_connections)
         .await
         .map_err(|e| bind_error(&e, settings.http, "the API", "--http"))?;
@@ -124,7 +127,8 @@ async fn serve(settings: Settings) -> anyhow::Result<Ended> {
     }
     let asked = intake.clone();
     let status = move || asked.status();
-    front.open(Api::new(store.clone(), status, mode, started));
+    let (events, event_maker) = Events::start(intake.feed(), store.clone(), most_clients as u64);
+    front.open(Api::new(store.clone(), status, mode, started).with_events(events));
 
     say(&ready)?;
     tracing::info!(data_dir = %settings.data_dir.display(), mode, "collector runs");
@@ -166,6 +170,7 @@ async fn serve(settings: Settings) -> anyhow::Result<Ended> {
     // and a block for each restart would be a small one.
     let close = tokio::task::spawn_blocking(move || {
         writer.stop();
+        drop(event_maker);
         drop(store);
     });
     if tokio::time::timeout(DEADLINE, close).await.is_err() {

@@ -61,7 +61,7 @@ fn shell(commands: &str, http: &str, mqtt_port: &str) -> String {
 }
 
 /// Objects whose keys are data, not form.
-const OPEN: [&str; 4] = ["labels", "rejected", "metrics", "facts"];
+const OPEN: [&str; 5] = ["labels", "rejected", "metrics", "facts", "values"];
 
 /// Checks that both have the same keys, at every level; of lists, the first items.
 fn same_shape(at: &str, documented: &Json, real: &Json) {
@@ -147,6 +147,17 @@ fn every_documented_call_answers_as_documented() {
             let documented: Json =
                 serde_json::from_str(&pair[1].text).unwrap_or_else(|e| panic!("line {line}: {e}"));
             same_shape(&format!("docs/rest-api.md:{line}"), &documented, &real);
+            compared += 1;
+        }
+        if pair[1].language == "text" {
+            let answer = shell(first, &http, port);
+            let data = |text: &str| -> Json {
+                let data = text.lines().find_map(|l| l.strip_prefix("data: "));
+                let data = data.unwrap_or_else(|| panic!("line {line}: no event: {text}"));
+                serde_json::from_str(data).unwrap_or_else(|e| panic!("line {line}: {e}: {data}"))
+            };
+            let at = format!("docs/rest-api.md:{line}");
+            same_shape(&at, &data(&pair[1].text), &data(&answer));
             compared += 1;
         }
     }

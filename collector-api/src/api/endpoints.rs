@@ -1,5 +1,7 @@
 //! One function an endpoint: what was asked → `query` → what is answered. All of them block.
 
+use std::sync::Arc;
+
 use devmon_core::wire::TimestampMs;
 use serde::Serialize;
 use warp::http::StatusCode;
@@ -9,6 +11,7 @@ use warp::http::{HeaderValue, Method};
 use super::Api;
 use super::page::{self, Cursor};
 use super::params::{Params, Segment, bad_cursor};
+use super::patience::Line;
 use super::problem::{Kind, Problem};
 use super::reply::{self, Response};
 use crate::query::devices::{DeviceFilter, Status};
@@ -22,6 +25,8 @@ pub(super) struct Call {
     pub(super) path: String,
     pub(super) query: String,
     pub(super) headers: HeaderMap,
+    /// The connection that it came on.
+    pub(super) line: Option<Arc<Line>>,
 }
 
 impl Call {
@@ -42,6 +47,9 @@ impl Call {
 /// Asks the store.
 pub(super) type Endpoint = fn(&Api, &Call, &Segment) -> Result<Response, Problem>;
 
+/// Begins a stream.
+pub(super) type Stream = fn(&Api, &Call) -> Result<warp::reply::Response, Problem>;
+
 /// What a route does.
 #[derive(Clone, Copy)]
 pub(super) enum Handler {
@@ -51,6 +59,8 @@ pub(super) enum Handler {
     Probe(Endpoint),
     /// Answers at once, store or none.
     Page(fn(&Call, &Segment) -> Result<Response, Problem>),
+    /// Answers with a stream that ends with the collector.
+    Stream(Stream),
     /// There is no such route.
     Nothing,
 }
@@ -89,6 +99,7 @@ pub(super) fn forget(api: &Api, call: &Call, device: &Segment) -> Result<Respons
     call.params(&[])?;
     let device = device.device()?;
     devices::forget(&*api.store, device.as_str())?;
+    api.events.forgotten(device.as_str());
     tracing::info!(%device, "forgotten, with all that it sent");
     Ok(reply::done())
 }
@@ -217,6 +228,7 @@ pub(super) fn status(api: &Api, call: &Call, _: &Segment) -> Result<Response, Pr
         series: store.series,
         intake: reply::Intake::new(api.mode, &intake, &store),
         store: (&store).into(),
+        events: api.events.counters().into(),
     }))
 }
 

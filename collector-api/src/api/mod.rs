@@ -2,14 +2,16 @@
 //!
 //! A call's way: [`server`] accepts the connection → [`routes`] finds the endpoint → [`params`] checks what was asked → `endpoints` asks `query`
 //! → [`reply`] puts the answer into its documented form. Whatever fails on the way becomes a [`problem`]. Store calls block, so endpoints run on tokio's
-//! blocking threads, a bounded number at a time; a panic there is an answer of status 500 and ends nothing else.
+//! blocking threads, a bounded number at a time; a panic there is an answer of status 500 and ends nothing else. One endpoint, [`events`], answers with a stream instead.
 //!
 //! The port answers before there is a store ([`Front`]): a journal may take a while to replay, and whoever watches should see that, not a closed port.
 
 pub mod assets;
 mod endpoints;
+mod events;
 pub mod page;
 pub mod params;
+mod patience;
 pub mod problem;
 pub mod reply;
 pub mod routes;
@@ -21,6 +23,7 @@ use std::sync::{Arc, OnceLock};
 
 use devmon_core::wire::TimestampMs;
 
+use crate::events::Events;
 use crate::intake::IntakeStatus;
 use crate::query::descriptors::DescriptorCache;
 use crate::store::engine::Store;
@@ -36,6 +39,7 @@ pub struct Api {
     /// When the collector started.
     pub started: TimestampMs,
     pub descriptors: DescriptorCache,
+    pub events: Events,
 }
 
 impl Api {
@@ -52,7 +56,15 @@ impl Api {
             mode,
             started,
             descriptors: DescriptorCache::default(),
+            events: Events::default(),
         }
+    }
+
+    /// With events that somebody makes; without this there are none.
+    #[must_use]
+    pub fn with_events(mut self, events: Events) -> Self {
+        self.events = events;
+        self
     }
 }
 
@@ -90,6 +102,13 @@ impl Front {
     pub fn open(&self, api: Api) {
         let first = self.api.set(api);
         debug_assert!(first.is_ok(), "a store is opened once");
+    }
+
+    /// The collector ends: lets streams end, which would go on for ever.
+    fn end_streams(&self) {
+        if let Some(api) = self.api.get() {
+            api.events.close();
+        }
     }
 
     fn api(&self) -> Result<&Api, Problem> {

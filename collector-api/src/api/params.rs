@@ -23,6 +23,8 @@ const ROWS_LIMIT: (usize, usize) = (10_000, 100_000);
 const MAX_PATHS: usize = 50;
 /// Longest step: ten years.
 const MAX_STEP_MS: u64 = 3_650 * 86_400_000;
+/// Parameters that may stand several times.
+const REPEATED: [&str; 2] = ["path", "device"];
 const POINTS: RangeInclusive<u64> = 2..=10_000;
 /// Range without `from`.
 const DEFAULT_RANGE_MS: i64 = 3_600_000;
@@ -32,7 +34,7 @@ const DEFAULT_RANGE_MS: i64 = 3_600_000;
 pub struct Params(Vec<(String, String)>);
 
 impl Params {
-    /// Decodes a query string (`application/x-www-form-urlencoded`). Only `path` may be repeated.
+    /// Decodes a query string (`application/x-www-form-urlencoded`). Only `path` and `device` may be repeated.
     ///
     /// # Errors
     /// An unknown, repeated or malformed parameter.
@@ -48,7 +50,7 @@ impl Params {
             let value = form_decode(value).ok_or_else(|| {
                 Problem::parameter(&name, "the value is not percent-encoded UTF-8")
             })?;
-            if name != "path" && pairs.iter().any(|(n, _)| *n == name) {
+            if !REPEATED.contains(&name.as_str()) && pairs.iter().any(|(n, _)| *n == name) {
                 return Err(Problem::parameter(name, "stands twice"));
             }
             pairs.push((name, value));
@@ -254,7 +256,7 @@ impl Params {
 }
 
 /// One of a closed list of words.
-fn word<T: Copy>(
+pub(super) fn word<T: Copy>(
     name: &str,
     text: &str,
     all: &[T],

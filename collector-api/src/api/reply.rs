@@ -3,6 +3,7 @@
 //! Integers are written exactly, whatever their size; floats in the shortest form that reads back to the same bits.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
 
 use base64::Engine as _;
 use devmon_core::tree::MetricTree;
@@ -15,6 +16,7 @@ use warp::http::header::{CACHE_CONTROL, CONTENT_TYPE, LINK, X_CONTENT_TYPE_OPTIO
 use warp::http::{HeaderValue, StatusCode};
 use warp::hyper::body::Bytes;
 
+use crate::events::Counters;
 use crate::intake::IntakeStatus;
 use crate::query::aggregate::Aggregate;
 use crate::query::column::Column;
@@ -371,6 +373,7 @@ pub struct Status<'a> {
     pub(super) series: u64,
     pub(super) intake: Intake<'a>,
     pub(super) store: StoreFigures<'a>,
+    pub(super) events: EventFigures,
 }
 
 #[derive(Serialize)]
@@ -460,6 +463,25 @@ impl<'a> From<&'a StoreStatus> for StoreFigures<'a> {
             oldest_day: status.oldest_day,
             oldest_day_1m: status.oldest_day_1m,
             oldest_day_1h: status.oldest_day_1h,
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct EventFigures {
+    clients: u64,
+    sent: u64,
+    gaps: u64,
+    dropped: u64,
+}
+
+impl From<&Counters> for EventFigures {
+    fn from(counters: &Counters) -> Self {
+        Self {
+            clients: counters.clients.load(Relaxed),
+            sent: counters.sent.load(Relaxed),
+            gaps: counters.gaps.load(Relaxed),
+            dropped: counters.dropped.load(Relaxed),
         }
     }
 }

@@ -8,15 +8,15 @@ use tokio::sync::Semaphore;
 use warp::filters::BoxedFilter;
 use warp::http::Method;
 use warp::http::header::{AUTHORIZATION, HOST, HeaderMap};
-use warp::hyper::body::Bytes;
 use warp::path::FullPath;
-use warp::{Filter, Rejection, path};
+use warp::reply::Response;
+use warp::{Filter, Rejection, Reply, path};
 
 use super::endpoints::{self, Call, Endpoint, Handler};
 use super::params::Segment;
+use super::patience::Line;
 use super::problem::{Kind, Problem};
-use super::reply::Response;
-use super::{Front, assets};
+use super::{Front, assets, events};
 
 /// Calls that work at a time; more wait. Each may hold a thread and some 60 MB: a window of a million samples, and an answer
 /// of a million points as columns and as JSON.
@@ -35,7 +35,7 @@ enum Access {
 use Access::{Everybody, Token};
 
 /// The whole HTTP surface as a filter that answers every call.
-pub fn routes(front: Arc<Front>) -> BoxedFilter<(warp::http::Response<Bytes>,)> {
+pub fn routes(front: Arc<Front>) -> BoxedFilter<(Response,)> {
     let none = || Segment::default();
     let r = Router(Arc::new(Desk {
         front,
@@ -72,6 +72,11 @@ pub fn routes(front: Arc<Front>) -> BoxedFilter<(warp::http::Response<Bytes>,)> 
             Token,
             path!("api" / "v1" / "latest").map(none),
             Handler::Store(endpoints::fleet_latest),
+        ),
+        r.get(
+            Token,
+            path!("api" / "v1" / "events").map(none),
+            Handler::Stream(events::stream),
         ),
         r.get(
             Token,
@@ -225,12 +230,18 @@ fn call() -> impl Filter<Extract = (Call,), Error = Infallible> + Clone {
         .and(warp::path::full())
         .and(query)
         .and(warp::header::headers_cloned())
+        .and(warp::ext::optional())
         .map(
-            |method: Method, path: FullPath, query: String, headers: HeaderMap| Call {
+            |method: Method,
+             path: FullPath,
+             query: String,
+             headers: HeaderMap,
+             line: Option<Arc<Line>>| Call {
                 method,
                 path: path.as_str().to_owned(),
                 query,
                 headers,
+                line,
             },
         )
 }
@@ -240,7 +251,7 @@ async fn answer(desk: Arc<Desk>, route: Route, segment: Segment, call: Call) -> 
     // For HEAD, hyper sends the headers of this answer, its length included, and leaves the body out.
     match work(&desk, route, segment, call).await {
         Ok(response) => response,
-        Err(problem) => problem.response(&path),
+        Err(problem) => problem.response(&path).into_response(),
     }
 }
 
@@ -261,7 +272,8 @@ async fn work(
         let detail = format!("there is nothing at {}", call.path);
         return Err(Problem::new(Kind::NotFound, detail));
     }
-    match handler {
+    let whole = match handler {
+        Handler::Stream(stream) => return stream(desk.front.api()?, &call),
         Handler::Store(endpoint) => ask(&desk.front, &desk.calls, endpoint, segment, call).await,
         Handler::Probe(endpoint) => {
             let asked = ask(&desk.front, &desk.probes, endpoint, segment, call);
@@ -273,7 +285,8 @@ async fn work(
         }
         Handler::Page(page) => page(&call, &segment),
         Handler::Nothing => unreachable!("answered above"),
-    }
+    };
+    whole.map(Reply::into_response)
 }
 
 /// Asks the store on a thread that may block.
@@ -283,7 +296,7 @@ async fn ask(
     endpoint: Endpoint,
     segment: Segment,
     call: Call,
-) -> Result<Response, Problem> {
+) -> Result<super::reply::Response, Problem> {
     front.api()?;
     let path = call.path.clone();
     let permit = permits.clone().acquire_owned().await;

@@ -7,6 +7,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -14,6 +17,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
+use super::patience::{Line, PATIENCE, Patient};
 use super::{Front, routes};
 
 /// From connection to complete headers, and between two calls of a connection. A client that takes longer is broken or an attack.
@@ -29,6 +33,7 @@ pub struct Server {
     listener: TcpListener,
     /// Connections at once; more wait to be accepted.
     connections: usize,
+    patience: Duration,
 }
 
 impl Server {
@@ -41,7 +46,15 @@ impl Server {
         Ok(Self {
             listener,
             connections,
+            patience: PATIENCE,
         })
+    }
+
+    /// With another time than half a minute that a client may take nothing of what is sent to it.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// The address that was bound.
@@ -54,7 +67,7 @@ impl Server {
 
     /// Answers calls until `shutdown` becomes true, then finishes those that are being answered, for 5 s at most.
     pub async fn run(self, front: Arc<Front>, mut shutdown: watch::Receiver<bool>) {
-        let service = warp::service(routes::routes(front));
+        let service = warp::service(routes::routes(front.clone()));
         let mut builder = Builder::new(TokioExecutor::new()).http1_only();
         builder
             .http1()
@@ -83,7 +96,13 @@ impl Server {
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "no TCP_NODELAY");
             }
-            let service = TowerToHyperService::new(service.clone());
+            let line = Arc::new(Line::default());
+            let stream = Patient::new(stream, line.clone(), self.patience);
+            let service = service.clone();
+            let service = service_fn(move |mut call: Request<Incoming>| {
+                call.extensions_mut().insert(line.clone());
+                TowerToHyperService::new(service.clone()).call(call)
+            });
             let connection = builder
                 .serve_connection(TokioIo::new(stream), service)
                 .into_owned();
@@ -96,6 +115,7 @@ impl Server {
             });
         }
         drop(self.listener);
+        front.end_streams();
         if tokio::time::timeout(SHUTDOWN_DEADLINE, graceful.shutdown())
             .await
             .is_err()

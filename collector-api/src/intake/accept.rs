@@ -25,6 +25,7 @@ use devmon_core::wire::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
+use super::feed::Feed;
 use super::write;
 use crate::store::engine::{Accepted, Content, DeadLetter, Refused, Store};
 
@@ -155,6 +156,7 @@ pub(super) struct Shared {
     pub(super) counters: Counters,
     /// Number of commits that stored something; for those who wait for news.
     pub(super) commits: watch::Sender<u64>,
+    pub(super) feed: Arc<Feed>,
 }
 
 #[derive(Default)]
@@ -279,6 +281,7 @@ impl Intake {
             room_bytes,
             counters: Counters::default(),
             commits: watch::Sender::new(0),
+            feed: Arc::default(),
         });
         let thread = std::thread::Builder::new().name("intake-writer".into());
         let thread = {
@@ -355,6 +358,12 @@ impl Intake {
     #[must_use]
     pub fn commits(&self) -> watch::Receiver<u64> {
         self.shared.commits.subscribe()
+    }
+
+    /// What is committed, message by message, for the one who follows it.
+    #[must_use]
+    pub fn feed(&self) -> Arc<Feed> {
+        self.shared.feed.clone()
     }
 
     /// Counts a connection for as long as the result lives.

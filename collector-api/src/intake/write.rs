@@ -102,13 +102,18 @@ fn commit(shared: &Shared, mut batch: Batch) {
         .duplicates
         .fetch_add(batch.known.len() as u64, Relaxed);
 
+    let bytes = batch.bytes;
     let mut problem = None;
+    let mut stored = Vec::new();
     let mut items_outcome = Outcome::Acknowledge;
     if !batch.items.is_empty() {
         match shared.store.commit(&batch.items) {
             Ok(committed) => {
                 count_committed(shared, &committed);
                 bury_refused(shared, &mut batch, &committed);
+                if shared.feed.is_wanted() {
+                    stored = just_stored(std::mem::take(&mut batch.items), &committed);
+                }
             }
             Err(error) => {
                 counters
@@ -142,6 +147,17 @@ fn commit(shared: &Shared, mut batch: Batch) {
     answer(batch.known, &Outcome::Acknowledge);
     answer(batch.items_done, &items_outcome);
     answer(batch.letters_done, &letters_outcome);
+    shared.feed.tell(stored, bytes);
+}
+
+/// The items without those that had been stored before; those that were refused are gone already.
+fn just_stored(mut items: Vec<Accepted>, committed: &[Committed]) -> Vec<Accepted> {
+    let is_kept = |c: &&Committed| !matches!(c, Committed::Refused { .. });
+    let mut committed = committed.iter().filter(is_kept);
+    if committed.clone().any(|c| *c == Committed::Duplicate) {
+        items.retain(|_| committed.next() != Some(&Committed::Duplicate));
+    }
+    items
 }
 
 /// Makes dead letters of what the store does not take for good.
@@ -151,16 +167,19 @@ fn bury_refused(shared: &Shared, batch: &mut Batch, committed: &[Committed]) {
         return;
     }
     let items = std::mem::take(&mut batch.items);
+    let mut taken = Vec::with_capacity(items.len());
     let dones = std::mem::take(&mut batch.items_done);
     for ((item, done), committed) in items.into_iter().zip(dones).zip(committed) {
         let &Committed::Refused { reason, limit } = committed else {
             batch.items_done.push(done);
+            taken.push(item);
             continue;
         };
         let letter = shared.refused_by_store(item, reason, limit);
         batch.letters.push(letter);
         batch.letters_done.push(done);
     }
+    batch.items = taken;
 }
 
 fn count_committed(shared: &Shared, committed: &[Committed]) {

@@ -51,17 +51,22 @@ pub fn status(record: &DeviceRecord, now: TimestampMs) -> Status {
     }
     // A device that has just introduced itself gets as long for its first sample as for any other.
     let last = record.last_metrics.unwrap_or(record.first_seen);
-    let about = record.about.as_deref();
-    let batched_ms = about.map_or(0, |a| a.agent.publish_every_ms);
-    let patience = fastest_interval_ms(about)
-        .max(batched_ms)
-        .saturating_mul(STALE_INTERVALS)
-        .max(STALE_AT_LEAST_MS);
+    let patience = patience_ms(record.about.as_deref());
     if u64::try_from(now.since(last)).is_ok_and(|silent_ms| silent_ms > patience) {
         Status::Stale
     } else {
         Status::Online
     }
+}
+
+/// How long a device may send no sample and is not stale, in ms.
+#[must_use]
+pub fn patience_ms(about: Option<&About>) -> u64 {
+    let batched_ms = about.map_or(0, |a| a.agent.publish_every_ms);
+    fastest_interval_ms(about)
+        .max(batched_ms)
+        .saturating_mul(STALE_INTERVALS)
+        .max(STALE_AT_LEAST_MS)
 }
 
 /// The shortest interval of the sources that send: those that are ok, or all when none is. 0 when nothing is known.

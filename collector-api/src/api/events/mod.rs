@@ -1,0 +1,165 @@
+//! `GET /api/v1/events`: what happens, as server-sent events.
+//!
+//! What was asked → [`Filter`] and pace → a task for each client ([`client`]) that reads the log of [`events`](crate::events) from its own place, writes ([`text`]) what is wanted, and
+//! waits for the client to take it. The body is what that task sends, one chunk at a time; it ends when the collector does, and the task ends when the body is dropped.
+
+mod client;
+mod text;
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use devmon_core::config::DurationText;
+use tokio::sync::mpsc;
+use warp::Reply;
+use warp::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, X_CONTENT_TYPE_OPTIONS};
+use warp::http::{HeaderValue, Method};
+use warp::hyper::body::Bytes;
+
+use super::Api;
+use super::endpoints::Call;
+use super::params::Params;
+use super::patience::Line;
+use super::problem::{Kind as Error, Problem};
+use crate::events::event::Kind;
+use crate::events::{DevicePattern, EventId, Events, Filter, Kinds, PathPattern};
+
+/// Most `device` of one call.
+const MAX_DEVICES: usize = 1_000;
+/// Most `path` of one call, as of the others.
+const MAX_PATHS: usize = 50;
+const MIN_INTERVAL_MS: std::ops::RangeInclusive<u64> = 100..=3_600_000;
+const LAST_EVENT_ID: &str = "last-event-id";
+
+/// What a client asked for.
+struct Asked {
+    filter: Filter,
+    min_interval: Option<Duration>,
+    last: Option<EventId>,
+}
+
+/// Answers with a stream that ends with the collector.
+pub(super) fn stream(api: &Api, call: &Call) -> Result<warp::reply::Response, Problem> {
+    let asked = asked(call)?;
+    if call.method == Method::HEAD {
+        return Ok(with_headers(""));
+    }
+    let follower = api.events.follow(asked.last);
+    let follower = follower.map_err(|e| Problem::new(Error::NotReady, e.to_string()))?;
+    let (send, chunks) = mpsc::channel(1);
+    tokio::spawn(client::run(
+        follower,
+        asked.filter,
+        asked.min_interval,
+        send,
+    ));
+    let body = Body {
+        chunks,
+        line: call.line.clone(),
+        events: api.events.clone(),
+    };
+    Ok(with_headers(warp::reply::stream(body)))
+}
+
+fn with_headers(reply: impl Reply) -> warp::reply::Response {
+    let mut response = reply.into_response();
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (CONTENT_TYPE, "text/event-stream"),
+        (CACHE_CONTROL, "no-store"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        // nginx would collect some KiB before it passes anything on.
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+fn asked(call: &Call) -> Result<Asked, Problem> {
+    let known = ["device", "path", "types", "min_interval", "last_event_id"];
+    let params = Params::parse(&call.query, &known)?;
+    let devices: Vec<DevicePattern> = all(&params, "device", MAX_DEVICES)?;
+    let paths: Vec<PathPattern> = all(&params, "path", MAX_PATHS)?;
+    let kinds = match params.get("types") {
+        None => Kinds::ALL,
+        Some(text) => {
+            let kind = |name| super::params::word("types", name, &Kind::ALL, Kind::as_str);
+            let with = |kinds: Kinds, name| Ok::<_, Problem>(kinds.with(kind(name)?));
+            text.split(',').try_fold(Kinds::NONE, with)?
+        }
+    };
+    // A browser sends the header when it comes again, with the address of the first time.
+    let (name, last) = match call.headers.get(LAST_EVENT_ID) {
+        Some(value) => ("Last-Event-ID", Some(value.to_str().unwrap_or("?"))),
+        None => ("last_event_id", params.get("last_event_id")),
+    };
+    let last = last.filter(|text| !text.is_empty()).map(str::parse);
+    Ok(Asked {
+        filter: Filter::new(kinds, devices, paths),
+        min_interval: params.get("min_interval").map(min_interval).transpose()?,
+        last: last.transpose().map_err(|e| Problem::parameter(name, e))?,
+    })
+}
+
+fn all<T>(params: &Params, name: &str, most: usize) -> Result<Vec<T>, Problem>
+where
+    T: std::str::FromStr<Err: ToString>,
+{
+    let texts = params.pairs().filter(|(n, _)| *n == name);
+    let parse = |(_, text): (_, &str)| {
+        text.parse()
+            .map_err(|e: T::Err| Problem::parameter(name, e))
+    };
+    let all: Vec<T> = texts.map(parse).collect::<Result<_, _>>()?;
+    if all.len() > most {
+        let detail = format!("stands {} times; the most is {most}", all.len());
+        return Err(Problem::parameter(name, detail));
+    }
+    Ok(all)
+}
+
+fn min_interval(text: &str) -> Result<Duration, Problem> {
+    let duration = match text.parse() {
+        Ok(ms) => Ok(Duration::from_millis(ms)),
+        Err(_) => text.parse::<DurationText>().map(|d| d.0),
+    };
+    let in_range = |d: &Duration| {
+        let ms = u64::try_from(d.as_millis());
+        ms.is_ok_and(|ms| MIN_INTERVAL_MS.contains(&ms))
+    };
+    duration.ok().filter(in_range).ok_or_else(|| {
+        let detail = format!(
+            "{text:?} is no interval of 100ms to 1h; write 1s, 500ms, or plain milliseconds"
+        );
+        Problem::parameter("min_interval", detail)
+    })
+}
+
+/// What a client's task sends, as a body.
+struct Body {
+    chunks: mpsc::Receiver<Bytes>,
+    line: Option<Arc<Line>>,
+    events: Events,
+}
+
+impl futures_core::Stream for Body {
+    type Item = Result<Bytes, Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.chunks.poll_recv(cx).map(|chunk| chunk.map(Ok))
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if self.line.as_ref().is_some_and(|line| line.gave_up()) {
+            self.events.counters().dropped.fetch_add(1, Relaxed);
+            tracing::info!("a client of events did not read what was sent, and was let go");
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! What is known of all devices, so that a change is seen as one.
+//!
+//! The store has the last word on how a device does; it is asked when something may have changed, and never for the samples of a device that is online: at 100 000 messages
+//! a second that would be felt.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use devmon_core::wire::TimestampMs;
+use devmon_core::wire::about::About;
+
+use super::event::{Event, What};
+use crate::query::devices::{Status, patience_ms, status};
+use crate::store::engine::{Accepted, Content, DeviceRecord, Store};
+
+/// A device as it was told last.
+#[derive(Debug)]
+struct Known {
+    id: Arc<str>,
+    status: Status,
+    /// Without a sample it is stale after this.
+    fresh_until: TimestampMs,
+    patience_ms: i64,
+    about: Option<Arc<About>>,
+    /// It was told that it has appeared, or it was there before.
+    told: bool,
+}
+
+impl Known {
+    fn of(record: &DeviceRecord, now: TimestampMs) -> Self {
+        let mut known = Self {
+            id: record.id.as_str().into(),
+            status: status(record, now),
+            fresh_until: TimestampMs(0),
+            patience_ms: 0,
+            about: None,
+            told: false,
+        };
+        known.take(record);
+        known
+    }
+
+    fn take(&mut self, record: &DeviceRecord) {
+        let patience = patience_ms(record.about.as_deref());
+        self.patience_ms = i64::try_from(patience).unwrap_or(i64::MAX);
+        self.about = record.about.clone();
+        self.heard(record.last_metrics.unwrap_or(record.first_seen));
+    }
+
+    fn heard(&mut self, at: TimestampMs) {
+        self.fresh_until = TimestampMs(at.0.saturating_add(self.patience_ms));
+    }
+}
+
+/// All devices as they were told last.
+#[derive(Debug)]
+pub(super) struct Fleet(HashMap<Arc<str>, Known>);
+
+impl Fleet {
+    /// As the store has them.
+    pub(super) fn of(store: &dyn Store, now: TimestampMs) -> Self {
+        let records = store.devices(None, usize::MAX, &|_| true);
+        let known = records.iter().map(|record| Known::of(record, now));
+        Self(known.map(|known| (known.id.clone(), known)).collect())
+    }
+
+    /// Makes events of what was stored.
+    pub(super) fn stored(
+        &mut self,
+        store: &dyn Store,
+        stored: Vec<Accepted>,
+        now: TimestampMs,
+        made: &mut Vec<Event>,
+    ) {
+        for item in stored {
+            let is_metrics = matches!(item.content, Content::Metrics { .. });
+            let quick = self
+                .0
+                .get_mut(item.device.as_str())
+                .filter(|known| is_metrics && known.status == Status::Online && known.told);
+            let id = match quick {
+                Some(known) => {
+                    known.heard(item.received);
+                    known.id.clone()
+                }
+                None => {
+                    match self.look(store, item.device.as_str(), Some(item.received), now, made) {
+                        Some(id) => id,
+                        None => continue, // forgotten meanwhile, with all that it sent
+                    }
+                }
+            };
+            let Content::Metrics { frames, .. } = item.content else {
+                continue;
+            };
+            let frames = frames.into_iter().filter(|frame| !frame.values.is_empty());
+            made.extend(frames.map(|frame| Event::new(id.clone(), What::Samples(frame))));
+        }
+    }
+
+    /// Asks the store for a device and tells what has changed; `None`: there is none.
+    fn look(
+        &mut self,
+        store: &dyn Store,
+        device: &str,
+        received: Option<TimestampMs>,
+        now: TimestampMs,
+        made: &mut Vec<Event>,
+    ) -> Option<Arc<str>> {
+        let record = store.device(device)?;
+        let new = Known::of(&record, now);
+        let is_new = !self.0.contains_key(device);
+        let known = self.0.entry(new.id.clone()).or_insert(new);
+        let id = known.id.clone();
+        let mut tell = |what| made.push(Event::new(id.clone(), what));
+        // Its first message may have been stored a moment before we looked at the store, and be told of only now.
+        let is_first = received.is_some_and(|received| record.first_seen >= received);
+        let appeared = !known.told && (is_new || is_first);
+        known.told = true;
+        if appeared {
+            tell(What::Device {
+                is_there: true,
+                ts: now,
+            });
+        }
+        let (before, status) = (known.status, status(&record, now));
+        if appeared || before != status {
+            let previous = (!appeared).then_some(before);
+            tell(What::Status {
+                status,
+                previous,
+                ts: now,
+            });
+        }
+        known.status = status;
+        let before = known.about.clone().filter(|_| !appeared);
+        let is_same = match (&before, &record.about) {
+            (Some(before), Some(about)) => Arc::ptr_eq(before, about),
+            (before, about) => before.is_none() && about.is_none(),
+        };
+        if !is_same {
+            sources(before.as_deref(), record.about.as_deref(), now, &mut tell);
+        }
+        known.take(&record);
+        Some(id)
+    }
+
+    /// Tells of devices that have sent nothing for too long.
+    pub(super) fn look_for_silence(
+        &mut self,
+        store: &dyn Store,
+        now: TimestampMs,
+        made: &mut Vec<Event>,
+    ) {
+        let silent = |known: &&Known| known.status == Status::Online && known.fresh_until < now;
+        let silent: Vec<_> = self
+            .0
+            .values()
+            .filter(silent)
+            .map(|k| k.id.clone())
+            .collect();
+        for device in silent {
+            self.look(store, &device, None, now, made);
+        }
+    }
+
+    /// Some of what was stored was not told: compares all devices with the store.
+    pub(super) fn look_again(
+        &mut self,
+        store: &dyn Store,
+        now: TimestampMs,
+        made: &mut Vec<Event>,
+    ) {
+        let there = store.devices(None, usize::MAX, &|_| true);
+        for record in &there {
+            self.look(store, record.id.as_str(), None, now, made);
+        }
+        let there: HashSet<_> = there.iter().map(|record| record.id.as_str()).collect();
+        let gone = self.0.keys().filter(|id| !there.contains(&***id)).cloned();
+        for device in gone.collect::<Vec<_>>() {
+            self.forgotten(store, &device, now, made);
+        }
+    }
+
+    /// Tells that a device was forgotten; one that has come again since was so too.
+    pub(super) fn forgotten(
+        &mut self,
+        store: &dyn Store,
+        device: &str,
+        now: TimestampMs,
+        made: &mut Vec<Event>,
+    ) {
+        let id = self
+            .0
+            .remove(device)
+            .map_or_else(|| device.into(), |known| known.id);
+        let is_there = false;
+        made.push(Event::new(id, What::Device { is_there, ts: now }));
+        self.look(store, device, None, now, made);
+    }
+}
+
+/// Tells how the sources of a device have changed.
+fn sources(
+    before: Option<&About>,
+    after: Option<&About>,
+    ts: TimestampMs,
+    tell: &mut impl FnMut(What),
+) {
+    let before = before.map_or(&[][..], |about| &about.sources);
+    let after = after.map_or(&[][..], |about| &about.sources);
+    for source in after {
+        let previous = before.iter().find(|b| b.name == source.name);
+        if previous.is_some_and(|p| p.state == source.state && p.reason == source.reason) {
+            continue;
+        }
+        tell(What::Source {
+            name: source.name.as_str().into(),
+            state: Some(source.state),
+            reason: source.reason.as_deref().map(Box::from),
+            previous: previous.map(|p| p.state),
+            ts,
+        });
+    }
+    for source in before
+        .iter()
+        .filter(|b| after.iter().all(|a| a.name != b.name))
+    {
+        tell(What::Source {
+            name: source.name.as_str().into(),
+            state: None,
+            reason: None,
+            previous: Some(source.state),
+            ts,
+        });
+    }
+}
