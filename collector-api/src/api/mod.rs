@@ -11,6 +11,7 @@ mod endpoints;
 pub mod page;
 pub mod params;
 pub mod problem;
+pub mod prometheus;
 pub mod reply;
 pub mod routes;
 pub mod server;
@@ -23,6 +24,7 @@ use devmon_core::wire::TimestampMs;
 
 use crate::intake::IntakeStatus;
 use crate::query::descriptors::DescriptorCache;
+use crate::query::names::NamesCache;
 use crate::store::engine::Store;
 use problem::{Kind, Problem};
 
@@ -36,6 +38,10 @@ pub struct Api {
     /// When the collector started.
     pub started: TimestampMs,
     pub descriptors: DescriptorCache,
+    /// The words of Prometheus for them.
+    pub names: NamesCache,
+    /// What was answered since the start.
+    pub requests: prometheus::Requests,
 }
 
 impl Api {
@@ -52,6 +58,8 @@ impl Api {
             mode,
             started,
             descriptors: DescriptorCache::default(),
+            names: NamesCache::default(),
+            requests: prometheus::Requests::default(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 use warp::filters::BoxedFilter;
@@ -16,7 +16,7 @@ use super::endpoints::{self, Call, Endpoint, Handler};
 use super::params::Segment;
 use super::problem::{Kind, Problem};
 use super::reply::Response;
-use super::{Front, assets};
+use super::{Front, assets, prometheus};
 
 /// Calls that work at a time; more wait. Each may hold a thread and some 60 MB: a window of a million samples, and an answer
 /// of a million points as columns and as JSON.
@@ -97,6 +97,16 @@ pub fn routes(front: Arc<Front>) -> BoxedFilter<(warp::http::Response<Bytes>,)> 
             Everybody,
             path!("readyz").map(none),
             Handler::Probe(endpoints::readyz),
+        ),
+        r.get(
+            Token,
+            path!("metrics").map(none),
+            Handler::Probe(prometheus::own),
+        ),
+        r.get(
+            Token,
+            path!("metrics" / "devices").map(none),
+            Handler::Store(prometheus::devices),
         ),
         r.get(
             Everybody,
@@ -237,11 +247,17 @@ fn call() -> impl Filter<Extract = (Call,), Error = Infallible> + Clone {
 
 async fn answer(desk: Arc<Desk>, route: Route, segment: Segment, call: Call) -> Response {
     let path = call.path.clone();
+    let began = Instant::now();
     // For HEAD, hyper sends the headers of this answer, its length included, and leaves the body out.
-    match work(&desk, route, segment, call).await {
+    let response = match work(&desk, route, segment, call).await {
         Ok(response) => response,
         Err(problem) => problem.response(&path),
+    };
+    if let Ok(api) = desk.front.api() {
+        let took = began.elapsed();
+        api.requests.count(response.status().as_u16(), took);
     }
+    response
 }
 
 async fn work(
@@ -309,7 +325,10 @@ fn authorize(headers: &HeaderMap, token: &str) -> Result<(), Problem> {
         ));
     };
     let (scheme, given) = value.as_bytes().split_at(value.len().min("Bearer ".len()));
-    if scheme.eq_ignore_ascii_case(b"Bearer ") && same(given.trim_ascii(), token.as_bytes()) {
+    let bearer =
+        scheme.eq_ignore_ascii_case(b"Bearer ") && same(given.trim_ascii(), token.as_bytes());
+    let password = prometheus::basic_password(value.as_bytes());
+    if bearer || password.is_some_and(|given| same(&given, token.as_bytes())) {
         Ok(())
     } else {
         Err(Problem::new(

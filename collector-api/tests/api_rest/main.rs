@@ -9,6 +9,7 @@ mod devices;
 mod errors;
 mod fleet;
 mod model;
+mod prometheus;
 mod series;
 mod status;
 mod support;
