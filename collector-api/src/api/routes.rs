@@ -26,6 +26,9 @@ const PROBES_AT_ONCE: usize = 4;
 /// How long the store has to say how it is. A disk may take a second for an fsync; one that takes longer than this hangs.
 const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Longest form: eight times the longest query.
+const MAX_FORM_BYTES: u64 = 64 << 10;
+
 /// Whether a call needs the token, if there is one.
 #[derive(Clone, Copy)]
 enum Access {
@@ -108,6 +111,37 @@ pub fn routes(front: Arc<Front>) -> BoxedFilter<(warp::http::Response<Bytes>,)> 
             path!("metrics" / "devices").map(none),
             Handler::Store(prometheus::devices),
         ),
+        r.get_or_post(
+            path!("prometheus" / "api" / "v1" / "query").map(none),
+            Handler::Store(prometheus::query::instant),
+        ),
+        r.get_or_post(
+            path!("prometheus" / "api" / "v1" / "query_range").map(none),
+            Handler::Store(prometheus::query::range),
+        ),
+        r.get_or_post(
+            path!("prometheus" / "api" / "v1" / "series").map(none),
+            Handler::Store(prometheus::query::series),
+        ),
+        r.get_or_post(
+            path!("prometheus" / "api" / "v1" / "labels").map(none),
+            Handler::Store(prometheus::query::labels),
+        ),
+        r.get(
+            Token,
+            path!("prometheus" / "api" / "v1" / "label" / Segment / "values"),
+            Handler::Store(prometheus::query::label_values),
+        ),
+        r.get(
+            Token,
+            path!("prometheus" / "api" / "v1" / "metadata").map(none),
+            Handler::Store(prometheus::query::metadata),
+        ),
+        r.get(
+            Token,
+            path!("prometheus" / "api" / "v1" / "status" / "buildinfo").map(none),
+            Handler::Store(prometheus::query::build_info),
+        ),
         r.get(
             Everybody,
             warp::path::end().map(none),
@@ -126,6 +160,13 @@ pub fn routes(front: Arc<Front>) -> BoxedFilter<(warp::http::Response<Bytes>,)> 
                 .map(|_| Segment::default()),
             Handler::Nothing,
         ),
+        r.get(
+            Token,
+            warp::path("prometheus")
+                .and(warp::path::tail())
+                .map(|_| Segment::default()),
+            Handler::Nothing,
+        ),
         r.get(Everybody, warp::any().map(none), Handler::Nothing),
     ];
     let any = all.into_iter().reduce(|a, b| a.or(b).unify().boxed());
@@ -138,12 +179,15 @@ struct Route {
     access: Access,
     get: Handler,
     delete: Option<Handler>,
+    /// A POST asks the same as a GET, with a form for the query string.
+    post: bool,
 }
 
 impl Route {
     /// The function for a call.
     fn handler(&self, call: &Call, front: &Front) -> Result<Handler, Problem> {
         let reads = call.method == Method::GET || call.method == Method::HEAD;
+        let reads = reads || self.post && call.method == Method::POST;
         // A route that is not there has no methods either.
         if reads || matches!(self.get, Handler::Nothing) {
             return Ok(self.get);
@@ -162,6 +206,8 @@ impl Route {
             delete => {
                 let possible = if delete.is_some() {
                     "GET, HEAD, DELETE"
+                } else if self.post {
+                    "GET, HEAD, POST"
                 } else {
                     "GET, HEAD"
                 };
@@ -193,8 +239,32 @@ impl Router {
                 access,
                 get,
                 delete: None,
+                post: false,
             },
         )
+    }
+
+    /// A question that may be too long for a URL.
+    fn get_or_post<P>(&self, path: P, get: Handler) -> BoxedFilter<(Response,)>
+    where
+        P: Filter<Extract = (Segment,)> + Clone + Send + Sync + 'static,
+        P::Error: Into<Rejection>,
+    {
+        let desk = self.0.clone();
+        let route = Route {
+            access: Token,
+            get,
+            delete: None,
+            post: true,
+        };
+        path.boxed()
+            .and(call())
+            .and(form())
+            .then(move |segment, mut call: Call, form: String| {
+                call.query = format!("{}&{form}", call.query);
+                answer(desk.clone(), route, segment, call)
+            })
+            .boxed()
     }
 
     /// What changes something needs the token, and that there is one.
@@ -210,6 +280,7 @@ impl Router {
                 access,
                 get,
                 delete: Some(delete),
+                post: false,
             },
         )
     }
@@ -243,6 +314,16 @@ fn call() -> impl Filter<Extract = (Call,), Error = Infallible> + Clone {
                 headers,
             },
         )
+}
+
+/// The body of a POST, if it is a form of bearable length; it looks like a query string.
+fn form() -> impl Filter<Extract = (String,), Error = Infallible> + Clone {
+    warp::post()
+        .and(warp::body::content_length_limit(MAX_FORM_BYTES))
+        .and(warp::body::bytes())
+        .map(|body: Bytes| String::from_utf8_lossy(&body).into_owned())
+        .or(warp::any().map(String::new))
+        .unify()
 }
 
 async fn answer(desk: Arc<Desk>, route: Route, segment: Segment, call: Call) -> Response {

@@ -16,6 +16,7 @@ pub mod fleet;
 pub mod metrics;
 pub mod names;
 mod plan;
+pub mod promql;
 pub mod range;
 pub mod step;
 

@@ -10,6 +10,7 @@ mod errors;
 mod fleet;
 mod model;
 mod prometheus;
+mod promql;
 mod series;
 mod status;
 mod support;

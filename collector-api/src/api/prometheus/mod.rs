@@ -4,6 +4,7 @@
 
 mod devices;
 mod own;
+pub(super) mod query;
 mod requests;
 mod text;
 
