@@ -26,6 +26,7 @@ impl Test {
             ("make", "make"),
             ("curl", "curl"),
             ("zstd", "zstd"),
+            ("promtool", "prometheus"), // also has the server, which scrapes and is compared with
         ];
         let steps: &[Step<'_>] = &[
             ("Needed programs", &|| prepare::debian_packages(&packages)),

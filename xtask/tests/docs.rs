@@ -172,7 +172,7 @@ fn every_command_of_the_other_documents_runs() {
     let mqtt = collector.named("mqtt");
     let port = mqtt.rsplit(':').next().unwrap();
     let mut run = 0;
-    for name in ["README.md", "docs/protocol.md"] {
+    for name in ["README.md", "docs/protocol.md", "docs/prometheus.md"] {
         for block in blocks(&std::fs::read_to_string(root().join(name)).unwrap()) {
             // `sh` blocks are run; what sets up a machine or runs for ever stands in blocks without a language, and is run by other tests.
             if block.language == "sh" {

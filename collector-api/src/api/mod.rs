@@ -13,6 +13,7 @@ pub mod page;
 pub mod params;
 mod patience;
 pub mod problem;
+pub mod prometheus;
 pub mod reply;
 pub mod routes;
 pub mod server;
@@ -26,6 +27,7 @@ use devmon_core::wire::TimestampMs;
 use crate::events::Events;
 use crate::intake::IntakeStatus;
 use crate::query::descriptors::DescriptorCache;
+use crate::query::names::NamesCache;
 use crate::store::engine::Store;
 use problem::{Kind, Problem};
 
@@ -40,6 +42,10 @@ pub struct Api {
     pub started: TimestampMs,
     pub descriptors: DescriptorCache,
     pub events: Events,
+    /// The words of Prometheus for them.
+    pub names: NamesCache,
+    /// What was answered since the start.
+    pub requests: prometheus::Requests,
 }
 
 impl Api {
@@ -57,6 +63,8 @@ impl Api {
             started,
             descriptors: DescriptorCache::default(),
             events: Events::default(),
+            names: NamesCache::default(),
+            requests: prometheus::Requests::default(),
         }
     }
 

@@ -2,12 +2,13 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 use warp::filters::BoxedFilter;
 use warp::http::Method;
 use warp::http::header::{AUTHORIZATION, HOST, HeaderMap};
+use warp::hyper::body::Bytes;
 use warp::path::FullPath;
 use warp::reply::Response;
 use warp::{Filter, Rejection, Reply, path};
@@ -16,7 +17,7 @@ use super::endpoints::{self, Call, Endpoint, Handler};
 use super::params::Segment;
 use super::patience::Line;
 use super::problem::{Kind, Problem};
-use super::{Front, assets, events};
+use super::{Front, assets, events, prometheus};
 
 /// Calls that work at a time; more wait. Each may hold a thread and some 60 MB: a window of a million samples, and an answer
 /// of a million points as columns and as JSON.
@@ -25,6 +26,9 @@ const CALLS_AT_ONCE: usize = 16;
 const PROBES_AT_ONCE: usize = 4;
 /// How long the store has to say how it is. A disk may take a second for an fsync; one that takes longer than this hangs.
 const PROBE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Longest form: eight times the longest query.
+const MAX_FORM_BYTES: u64 = 64 << 10;
 
 /// Whether a call needs the token, if there is one.
 #[derive(Clone, Copy)]
@@ -104,6 +108,47 @@ pub fn routes(front: Arc<Front>) -> BoxedFilter<(Response,)> {
             Handler::Probe(endpoints::readyz),
         ),
         r.get(
+            Token,
+            path!("metrics").map(none),
+            Handler::Probe(prometheus::own),
+        ),
+        r.get(
+            Token,
+            path!("metrics" / "devices").map(none),
+            Handler::Store(prometheus::devices),
+        ),
+        r.get_or_post(
+            path!("prometheus" / "api" / "v1" / "query").map(none),
+            Handler::Store(prometheus::query::instant),
+        ),
+        r.get_or_post(
+            path!("prometheus" / "api" / "v1" / "query_range").map(none),
+            Handler::Store(prometheus::query::range),
+        ),
+        r.get_or_post(
+            path!("prometheus" / "api" / "v1" / "series").map(none),
+            Handler::Store(prometheus::query::series),
+        ),
+        r.get_or_post(
+            path!("prometheus" / "api" / "v1" / "labels").map(none),
+            Handler::Store(prometheus::query::labels),
+        ),
+        r.get(
+            Token,
+            path!("prometheus" / "api" / "v1" / "label" / Segment / "values"),
+            Handler::Store(prometheus::query::label_values),
+        ),
+        r.get(
+            Token,
+            path!("prometheus" / "api" / "v1" / "metadata").map(none),
+            Handler::Store(prometheus::query::metadata),
+        ),
+        r.get(
+            Token,
+            path!("prometheus" / "api" / "v1" / "status" / "buildinfo").map(none),
+            Handler::Store(prometheus::query::build_info),
+        ),
+        r.get(
             Everybody,
             warp::path::end().map(none),
             Handler::Page(assets::index),
@@ -121,6 +166,13 @@ pub fn routes(front: Arc<Front>) -> BoxedFilter<(Response,)> {
                 .map(|_| Segment::default()),
             Handler::Nothing,
         ),
+        r.get(
+            Token,
+            warp::path("prometheus")
+                .and(warp::path::tail())
+                .map(|_| Segment::default()),
+            Handler::Nothing,
+        ),
         r.get(Everybody, warp::any().map(none), Handler::Nothing),
     ];
     let any = all.into_iter().reduce(|a, b| a.or(b).unify().boxed());
@@ -133,12 +185,15 @@ struct Route {
     access: Access,
     get: Handler,
     delete: Option<Handler>,
+    /// A POST asks the same as a GET, with a form for the query string.
+    post: bool,
 }
 
 impl Route {
     /// The function for a call.
     fn handler(&self, call: &Call, front: &Front) -> Result<Handler, Problem> {
         let reads = call.method == Method::GET || call.method == Method::HEAD;
+        let reads = reads || self.post && call.method == Method::POST;
         // A route that is not there has no methods either.
         if reads || matches!(self.get, Handler::Nothing) {
             return Ok(self.get);
@@ -157,6 +212,8 @@ impl Route {
             delete => {
                 let possible = if delete.is_some() {
                     "GET, HEAD, DELETE"
+                } else if self.post {
+                    "GET, HEAD, POST"
                 } else {
                     "GET, HEAD"
                 };
@@ -188,8 +245,32 @@ impl Router {
                 access,
                 get,
                 delete: None,
+                post: false,
             },
         )
+    }
+
+    /// A question that may be too long for a URL.
+    fn get_or_post<P>(&self, path: P, get: Handler) -> BoxedFilter<(Response,)>
+    where
+        P: Filter<Extract = (Segment,)> + Clone + Send + Sync + 'static,
+        P::Error: Into<Rejection>,
+    {
+        let desk = self.0.clone();
+        let route = Route {
+            access: Token,
+            get,
+            delete: None,
+            post: true,
+        };
+        path.boxed()
+            .and(call())
+            .and(form())
+            .then(move |segment, mut call: Call, form: String| {
+                call.query = format!("{}&{form}", call.query);
+                answer(desk.clone(), route, segment, call)
+            })
+            .boxed()
     }
 
     /// What changes something needs the token, and that there is one.
@@ -205,6 +286,7 @@ impl Router {
                 access,
                 get,
                 delete: Some(delete),
+                post: false,
             },
         )
     }
@@ -246,13 +328,29 @@ fn call() -> impl Filter<Extract = (Call,), Error = Infallible> + Clone {
         )
 }
 
+/// The body of a POST, if it is a form of bearable length; it looks like a query string.
+fn form() -> impl Filter<Extract = (String,), Error = Infallible> + Clone {
+    warp::post()
+        .and(warp::body::content_length_limit(MAX_FORM_BYTES))
+        .and(warp::body::bytes())
+        .map(|body: Bytes| String::from_utf8_lossy(&body).into_owned())
+        .or(warp::any().map(String::new))
+        .unify()
+}
+
 async fn answer(desk: Arc<Desk>, route: Route, segment: Segment, call: Call) -> Response {
     let path = call.path.clone();
+    let began = Instant::now();
     // For HEAD, hyper sends the headers of this answer, its length included, and leaves the body out.
-    match work(&desk, route, segment, call).await {
+    let response = match work(&desk, route, segment, call).await {
         Ok(response) => response,
         Err(problem) => problem.response(&path).into_response(),
+    };
+    if let Ok(api) = desk.front.api() {
+        let took = began.elapsed();
+        api.requests.count(response.status().as_u16(), took);
     }
+    response
 }
 
 async fn work(
@@ -322,7 +420,10 @@ fn authorize(headers: &HeaderMap, token: &str) -> Result<(), Problem> {
         ));
     };
     let (scheme, given) = value.as_bytes().split_at(value.len().min("Bearer ".len()));
-    if scheme.eq_ignore_ascii_case(b"Bearer ") && same(given.trim_ascii(), token.as_bytes()) {
+    let bearer =
+        scheme.eq_ignore_ascii_case(b"Bearer ") && same(given.trim_ascii(), token.as_bytes());
+    let password = prometheus::basic_password(value.as_bytes());
+    if bearer || password.is_some_and(|given| same(&given, token.as_bytes())) {
         Ok(())
     } else {
         Err(Problem::new(

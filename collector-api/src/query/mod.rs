@@ -11,9 +11,12 @@ pub mod column;
 pub mod dead_letters;
 pub mod descriptors;
 pub mod devices;
+pub mod families;
 pub mod fleet;
 pub mod metrics;
+pub mod names;
 mod plan;
+pub mod promql;
 pub mod range;
 pub mod step;
 

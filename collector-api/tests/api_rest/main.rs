@@ -9,6 +9,8 @@ mod devices;
 mod errors;
 mod fleet;
 mod model;
+mod prometheus;
+mod promql;
 mod series;
 mod status;
 mod support;

@@ -1,0 +1,441 @@
+//! The query API of Prometheus, below `/prometheus/api/v1/`: parameters in, Prometheus' envelope out. GET, and POST with a form, which arrives here as a query string.
+//!
+//! As in Prometheus, parameters that are not known are ignored, times are unix seconds or RFC 3339, numbers in answers are texts, and errors are
+//! `{"status":"error","errorType":…,"error":…}` with 400 (`bad_data`), 422 (`execution`) or 503 (`timeout`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use devmon_core::config::DurationText;
+use devmon_core::wire::TimestampMs;
+use promql_parser::label::Matcher;
+use promql_parser::parser::Expr;
+use serde::Serialize;
+use serde_json::{Value as Json, json};
+use warp::http::StatusCode;
+
+use super::super::endpoints::Call;
+use super::super::params::{Segment, form_decode};
+use super::super::problem::Problem;
+use super::super::reply::{Response, json as good, respond};
+use super::super::{Api, time};
+use crate::query::families::Type;
+use crate::query::promql::eval::{Eval, PATIENCE};
+use crate::query::promql::plan::{self, Budget};
+use crate::query::promql::{self, Error, Labels, MAX_STEPS, Outcome, Steps, Val, is_absent};
+
+/// Most series, labels or values of one list.
+const MAX_LISTED: usize = 50_000;
+/// The version whose rules are followed, and by which Grafana decides what it may ask.
+const LIKE_VERSION: &str = "2.42.0";
+
+/// An error in Prometheus' envelope.
+fn failed(error: &Error) -> Response {
+    let (status, kind) = match error {
+        Error::BadData(_) => (StatusCode::BAD_REQUEST, "bad_data"),
+        Error::Execution(_) => (StatusCode::UNPROCESSABLE_ENTITY, "execution"),
+        Error::Timeout(_) => (StatusCode::SERVICE_UNAVAILABLE, "timeout"),
+        Error::Store(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+    };
+    let text = match error {
+        Error::Store(error) => {
+            tracing::error!(%error, "a query could not be answered");
+            "the store could not be read; the collector's log has the cause".to_owned()
+        }
+        other => other.to_string(),
+    };
+    respond(
+        status,
+        "application/json",
+        &json!({"status": "error", "errorType": kind, "error": text}),
+    )
+}
+
+#[derive(Serialize)]
+struct Envelope<T> {
+    status: &'static str,
+    data: T,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
+}
+
+fn answer(result: Result<(Json, Vec<String>), Error>) -> Result<Response, Problem> {
+    Ok(match result {
+        Ok((data, warnings)) => good(&Envelope {
+            status: "success",
+            data,
+            warnings,
+        }),
+        Err(error) => failed(&error),
+    })
+}
+
+/// The parameters of a call.
+struct Asked(Vec<(String, String)>);
+
+impl Asked {
+    fn of(call: &Call) -> Result<Self, Error> {
+        let mut pairs = Vec::new();
+        for part in call.query.split('&').filter(|part| !part.is_empty()) {
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            let pair = form_decode(name).zip(form_decode(value));
+            pairs.push(pair.ok_or_else(|| {
+                Error::BadData(format!("the parameter {name} is not percent-encoded UTF-8"))
+            })?);
+        }
+        Ok(Self(pairs))
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        let found = self.0.iter().find(|(n, v)| n == name && !v.is_empty());
+        found.map(|(_, v)| v.as_str())
+    }
+
+    fn needed(&self, name: &str) -> Result<&str, Error> {
+        self.get(name)
+            .ok_or_else(|| Error::BadData(format!("invalid parameter \"{name}\": it is missing")))
+    }
+
+    fn time(&self, name: &str) -> Result<Option<i64>, Error> {
+        let Some(text) = self.get(name) else {
+            return Ok(None);
+        };
+        let wrong = || {
+            Error::BadData(format!(
+                "invalid parameter \"{name}\": cannot parse {text:?} to a valid timestamp"
+            ))
+        };
+        if let Ok(seconds) = text.parse::<f64>() {
+            // 30 000 years either way are enough, and leave room for ranges and offsets.
+            return if seconds.abs() < 1e12 {
+                Ok(Some((seconds * 1000.0).round() as i64))
+            } else {
+                Err(wrong())
+            };
+        }
+        time::parse(text, TimestampMs::now())
+            .map(|t| Some(t.0))
+            .map_err(|_| wrong())
+    }
+
+    fn duration(&self, name: &str) -> Result<Option<Duration>, Error> {
+        let Some(text) = self.get(name) else {
+            return Ok(None);
+        };
+        let wrong = || {
+            Error::BadData(format!(
+                "invalid parameter \"{name}\": cannot parse {text:?} to a valid duration"
+            ))
+        };
+        let seconds = match text.parse::<f64>() {
+            Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|_| wrong())?,
+            Err(_) => text.parse::<DurationText>().map_err(|_| wrong())?.0,
+        };
+        if seconds > Duration::from_secs(100 * 366 * 86_400) {
+            return Err(wrong());
+        }
+        Ok(Some(seconds))
+    }
+
+    /// The selectors of `match[]`; none: everything.
+    fn selectors(&self) -> Result<Vec<Vec<Matcher>>, Error> {
+        let mut all = Vec::new();
+        for (_, text) in self.0.iter().filter(|(name, _)| name == "match[]") {
+            match promql::parse(text)? {
+                Expr::VectorSelector(selector) => all.extend(plan::matchers(&selector)),
+                _ => {
+                    return Err(Error::BadData(format!(
+                        "invalid parameter \"match[]\": {text:?} is no selector"
+                    )));
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    fn span(&self) -> Result<(i64, i64), Error> {
+        Ok((
+            self.time("start")?.unwrap_or(i64::MIN),
+            self.time("end")?.unwrap_or(i64::MAX),
+        ))
+    }
+}
+
+fn budget() -> Budget {
+    Budget {
+        samples: 0,
+        deadline: Instant::now() + PATIENCE,
+        patience_s: PATIENCE.as_secs(),
+    }
+}
+
+pub(in crate::api) fn instant(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
+    let ask = || {
+        let asked = Asked::of(call)?;
+        let expr = promql::parse(asked.needed("query")?)?;
+        let at = asked.time("time")?.unwrap_or_else(|| TimestampMs::now().0);
+        let steps = Steps {
+            start_ms: at,
+            step_ms: 1,
+            count: 1,
+            end_ms: at,
+        };
+        let patience = asked.duration("timeout")?.unwrap_or(PATIENCE);
+        let mut eval = Eval::new(&*api.store, &api.names, steps, patience);
+        let outcome = eval.run(&expr)?;
+        Ok((instant_data(outcome, at), eval.warnings))
+    };
+    answer(ask())
+}
+
+pub(in crate::api) fn range(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
+    let ask = || {
+        let asked = Asked::of(call)?;
+        let expr = promql::parse(asked.needed("query")?)?;
+        asked.needed("start").and(asked.needed("end"))?;
+        let (start, end) = asked.span()?;
+        asked.needed("step")?;
+        let step_ms = asked
+            .duration("step")?
+            .map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
+        if end < start {
+            return Err(Error::BadData(
+                "invalid parameter \"end\": end timestamp must not be before start time".into(),
+            ));
+        }
+        if step_ms < 1 {
+            return Err(Error::BadData("invalid parameter \"step\": zero or negative query resolution step widths are not accepted".into()));
+        }
+        let count = usize::try_from((end - start) / step_ms)
+            .unwrap_or(usize::MAX)
+            .saturating_add(1);
+        if count > MAX_STEPS + 1 {
+            return Err(Error::BadData(format!(
+                "exceeded maximum resolution of {MAX_STEPS} points per timeseries; ask for a longer step"
+            )));
+        }
+        let steps = Steps {
+            start_ms: start,
+            step_ms,
+            count,
+            end_ms: end,
+        };
+        let patience = asked.duration("timeout")?.unwrap_or(PATIENCE);
+        let mut eval = Eval::new(&*api.store, &api.names, steps, patience);
+        let outcome = eval.run(&expr)?;
+        let series: Vec<(Labels, Vec<f64>)> = match outcome {
+            Outcome::Val(Val::Vector(series)) => {
+                series.into_iter().map(|s| (s.labels, s.v)).collect()
+            }
+            Outcome::Val(Val::Scalar(v)) => vec![(Labels::new(), v)],
+            _ => {
+                return Err(Error::BadData(
+                    "invalid expression type for range query, must be Scalar or instant Vector"
+                        .into(),
+                ));
+            }
+        };
+        let mut rows: Vec<(Labels, Vec<Json>)> = Vec::new();
+        for (labels, v) in series {
+            let here = v.iter().enumerate().filter(|(_, x)| !is_absent(**x));
+            let points: Vec<Json> = here.map(|(i, x)| point(steps.at(i), *x)).collect();
+            if !points.is_empty() {
+                rows.push((labels, points));
+            }
+        }
+        rows.sort_by(|a, b| a.0.cmp(&b.0));
+        let result: Vec<Json> = rows
+            .into_iter()
+            .map(|(l, values)| json!({"metric": metric(&l), "values": values}))
+            .collect();
+        Ok((
+            json!({"resultType": "matrix", "result": result}),
+            eval.warnings,
+        ))
+    };
+    answer(ask())
+}
+
+fn instant_data(outcome: Outcome, at: i64) -> Json {
+    match outcome {
+        Outcome::Val(Val::Scalar(v)) => json!({"resultType": "scalar", "result": point(at, v[0])}),
+        Outcome::Val(Val::Text(text)) => {
+            json!({"resultType": "string", "result": [seconds(at), text]})
+        }
+        Outcome::Val(Val::Vector(series)) => {
+            let here = series.iter().filter(|s| !is_absent(s.v[0]));
+            let result: Vec<Json> = here
+                .map(|s| json!({"metric": metric(&s.labels), "value": point(at, s.v[0])}))
+                .collect();
+            json!({"resultType": "vector", "result": result})
+        }
+        Outcome::Raw(series) => {
+            let values =
+                |v: &[(i64, f64)]| v.iter().map(|(t, x)| point(*t, *x)).collect::<Vec<_>>();
+            let result: Vec<Json> = series
+                .iter()
+                .map(|(l, v)| json!({"metric": metric(l), "values": values(v)}))
+                .collect();
+            json!({"resultType": "matrix", "result": result})
+        }
+    }
+}
+
+fn metric(labels: &Labels) -> Json {
+    labels
+        .iter()
+        .map(|(n, v)| (n.clone(), Json::from(v.as_str())))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}
+
+fn seconds(ms: i64) -> Json {
+    if ms % 1000 == 0 {
+        Json::from(ms / 1000)
+    } else {
+        Json::from(ms as f64 / 1000.0)
+    }
+}
+
+fn point(ms: i64, x: f64) -> Json {
+    let text = if x.is_nan() {
+        "NaN".to_owned()
+    } else if x.is_infinite() {
+        if x > 0.0 { "+Inf" } else { "-Inf" }.to_owned()
+    } else {
+        x.to_string()
+    };
+    json!([seconds(ms), text])
+}
+
+/// Looks through the catalogue.
+fn look(
+    api: &Api,
+    asked: &Asked,
+    f: &mut dyn FnMut(Labels) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut all = asked.selectors()?;
+    if all.is_empty() {
+        all.push(Vec::new());
+    }
+    plan::walk(
+        &*api.store,
+        &api.names,
+        &all,
+        asked.span()?,
+        &budget(),
+        &mut |_, one, mut labels| {
+            if let devmon_core::Value::Text(text) = &one.series.last_value {
+                let text: &str = text.as_ref();
+                labels.push(("value".into(), text.to_owned()));
+                labels.sort_unstable();
+            }
+            f(labels)
+        },
+    )
+}
+
+fn too_many() -> Error {
+    Error::Execution(format!(
+        "more than {MAX_LISTED} to list; narrow it with match[]"
+    ))
+}
+
+pub(in crate::api) fn series(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
+    let ask = || {
+        let asked = Asked::of(call)?;
+        if asked.selectors()?.is_empty() {
+            return Err(Error::BadData("no match[] parameter provided".into()));
+        }
+        let mut found = Vec::new();
+        look(api, &asked, &mut |labels| {
+            found.push(metric(&labels));
+            if found.len() > MAX_LISTED {
+                Err(too_many())
+            } else {
+                Ok(())
+            }
+        })?;
+        Ok((Json::from(found), Vec::new()))
+    };
+    answer(ask())
+}
+
+pub(in crate::api) fn labels(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
+    let ask = || {
+        let mut found = BTreeSet::new();
+        look(api, &Asked::of(call)?, &mut |labels| {
+            for (name, _) in labels {
+                found.insert(name);
+            }
+            Ok(())
+        })?;
+        Ok((json!(found), Vec::new()))
+    };
+    answer(ask())
+}
+
+pub(in crate::api) fn label_values(
+    api: &Api,
+    call: &Call,
+    name: &Segment,
+) -> Result<Response, Problem> {
+    let ask = || {
+        let name = name.file_name().unwrap_or_default();
+        let mut found = BTreeSet::new();
+        look(api, &Asked::of(call)?, &mut |labels| {
+            found.extend(labels.into_iter().find(|(n, _)| *n == name).map(|(_, v)| v));
+            if found.len() > MAX_LISTED {
+                Err(too_many())
+            } else {
+                Ok(())
+            }
+        })?;
+        Ok((json!(found), Vec::new()))
+    };
+    answer(ask())
+}
+
+pub(in crate::api) fn metadata(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
+    let ask = || {
+        let asked = Asked::of(call)?;
+        let wanted = asked.get("metric");
+        let most = asked
+            .get("limit")
+            .and_then(|n| n.parse().ok())
+            .unwrap_or(usize::MAX);
+        let mut found: BTreeMap<String, Json> = BTreeMap::new();
+        plan::walk(
+            &*api.store,
+            &api.names,
+            &[Vec::new()],
+            (i64::MIN, i64::MAX),
+            &budget(),
+            &mut |_, one, _| {
+                let family = &one.mapped.family;
+                if wanted.is_none_or(|w| w == family.name)
+                    && found.len() < most
+                    && !found.contains_key(&family.name)
+                {
+                    let type_ = match family.type_ {
+                        Type::Counter => "counter",
+                        Type::Gauge | Type::Info => "gauge",
+                        Type::Histogram => "histogram",
+                        Type::Unknown => "unknown",
+                    };
+                    let entry = json!([{"type": type_, "help": family.help, "unit": family.unit.unwrap_or_default()}]);
+                    found.insert(family.name.clone(), entry);
+                }
+                Ok(())
+            },
+        )?;
+        Ok((json!(found), Vec::new()))
+    };
+    answer(ask())
+}
+
+pub(in crate::api) fn build_info(_: &Api, _: &Call, _: &Segment) -> Result<Response, Problem> {
+    let revision = concat!("devmon ", env!("CARGO_PKG_VERSION"));
+    let data = json!({"version": LIKE_VERSION, "revision": revision, "branch": "", "buildUser": "", "buildDate": "", "goVersion": ""});
+    answer(Ok((data, Vec::new())))
+}

@@ -1,0 +1,466 @@
+//! PromQL beside a real Prometheus (Debian's package, 2.42) that holds the same samples: every expression has to give the same.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use devmon_core::wire::about::SourceState;
+use serde_json::Value as Json;
+
+use crate::support::{Collector, about, call};
+
+/// First sample, in unix seconds.
+const T: i64 = 1_795_400_000;
+const EVERY_S: i64 = 15;
+const SAMPLES: i64 = 400;
+
+const EXPRESSIONS: &[&str] = &[
+    "1+1",
+    "-2^2",
+    "1 > bool 2",
+    "time()",
+    "7 % 4",
+    "2 ^ 10 / 3",
+    "vector(3)",
+    "scalar(vector(2))",
+    "devmon_memory_used_bytes",
+    "devmon_memory_used_bytes{device=\"a\"}",
+    "{device=\"a\"}",
+    "{__name__=~\"devmon_mem.*\"}",
+    "devmon_memory_used_bytes{device!=\"a\"}",
+    "devmon_memory_used_bytes{device=~\"a|b\"}",
+    "devmon_memory_used_bytes{device!~\"a|b\"}",
+    "devmon_memory_used_bytes{core=\"\"}",
+    "devmon_nothing",
+    "devmon_memory_used_bytes offset 5m",
+    "devmon_memory_used_bytes offset -1m",
+    "devmon_memory_used_bytes @ 1795402000",
+    "rate(devmon_net_sent_bytes_total[5m] @ end())",
+    "devmon_memory_used_bytes @ start() offset 1m",
+    "rate(devmon_net_sent_bytes_total[5m])",
+    "rate(devmon_net_sent_bytes_total[1m])",
+    "rate(devmon_net_sent_bytes_total[15s])",
+    "increase(devmon_net_sent_bytes_total[10m])",
+    "rate(devmon_net_sent_bytes_total[30s])",
+    "increase(devmon_net_sent_bytes_total[1h])",
+    "irate(devmon_net_sent_bytes_total[5m])",
+    "delta(devmon_cpu_core_utilization[5m])",
+    "idelta(devmon_cpu_core_utilization[5m])",
+    "rate(devmon_net_sent_bytes_total[5m] offset 7m)",
+    "avg_over_time(devmon_cpu_core_utilization[5m])",
+    "min_over_time(devmon_cpu_core_utilization[5m])",
+    "max_over_time(devmon_cpu_core_utilization[5m])",
+    "sum_over_time(devmon_cpu_core_utilization[5m])",
+    "count_over_time(devmon_cpu_core_utilization[5m])",
+    "last_over_time(devmon_cpu_core_utilization[5m])",
+    "quantile_over_time(0.9, devmon_cpu_core_utilization[5m])",
+    "quantile_over_time(2, devmon_cpu_core_utilization[5m])",
+    "stddev_over_time(devmon_cpu_core_utilization[5m])",
+    "stdvar_over_time(devmon_cpu_core_utilization[5m])",
+    "present_over_time(devmon_cpu_core_utilization[5m])",
+    "changes(devmon_net_up[10m])",
+    "resets(devmon_net_sent_bytes_total[1h])",
+    "sum(devmon_cpu_core_utilization)",
+    "sum by (device) (devmon_cpu_core_utilization)",
+    "sum without (device) (devmon_cpu_core_utilization)",
+    "avg by (core) (devmon_cpu_core_utilization)",
+    "min(devmon_cpu_core_utilization)",
+    "max by (device) (devmon_cpu_core_utilization)",
+    "count by (device) (devmon_cpu_core_utilization)",
+    "count(devmon_nothing)",
+    "group by (device) (devmon_cpu_core_utilization)",
+    "stddev(devmon_cpu_core_utilization)",
+    "stdvar by (core) (devmon_cpu_core_utilization)",
+    "topk(2, devmon_cpu_core_utilization)",
+    "bottomk(2, devmon_cpu_core_utilization)",
+    "topk by (device) (1, devmon_cpu_core_utilization)",
+    "topk(0, devmon_cpu_core_utilization)",
+    "quantile(0.5, devmon_cpu_core_utilization)",
+    "quantile by (device) (0.95, devmon_cpu_core_utilization)",
+    "sum by (nothing) (devmon_cpu_core_utilization)",
+    "sum(rate(devmon_net_sent_bytes_total[5m])) by (device)",
+    "devmon_memory_used_bytes / devmon_memory_total_bytes",
+    "devmon_memory_used_bytes * 2",
+    "2 - devmon_memory_used_bytes",
+    "-devmon_memory_used_bytes",
+    "devmon_memory_used_bytes % 7",
+    "devmon_memory_used_bytes / 0",
+    "0 / (devmon_memory_used_bytes * 0)",
+    "devmon_memory_used_bytes > 5e8",
+    "5e8 > devmon_memory_used_bytes",
+    "devmon_memory_used_bytes > bool 5e8",
+    "devmon_memory_used_bytes == devmon_memory_used_bytes",
+    "devmon_memory_used_bytes != bool devmon_memory_total_bytes",
+    "devmon_memory_used_bytes < devmon_memory_total_bytes",
+    "devmon_cpu_core_utilization * on (device) group_left () devmon_memory_used_bytes",
+    "devmon_memory_used_bytes * on (device) group_right () devmon_cpu_core_utilization",
+    "devmon_net_sent_bytes_total * on (device) group_left (core) devmon_cpu_core_utilization{core=\"0\"}",
+    "devmon_cpu_core_utilization{core=\"0\"} - ignoring (core) devmon_cpu_core_utilization{core=\"1\"}",
+    "devmon_cpu_core_utilization{core=\"0\"} > ignoring (core) devmon_cpu_core_utilization{core=\"1\"}",
+    "devmon_cpu_core_utilization - on (device) devmon_memory_used_bytes",
+    "devmon_memory_used_bytes - on (device) devmon_cpu_core_utilization",
+    "sum by (device) (devmon_cpu_core_utilization) / on (device) devmon_memory_used_bytes",
+    "devmon_memory_used_bytes and devmon_memory_used_bytes > 5e8",
+    "devmon_memory_used_bytes unless on (device) devmon_cpu_core_utilization > 0.5",
+    "devmon_memory_used_bytes > 5e8 or devmon_memory_total_bytes",
+    "devmon_memory_used_bytes or vector(1)",
+    "abs(devmon_cpu_core_utilization - 0.5)",
+    "ceil(devmon_cpu_core_utilization * 10)",
+    "floor(devmon_cpu_core_utilization * 10)",
+    "round(devmon_cpu_core_utilization * 10)",
+    "round(devmon_cpu_core_utilization, 0.05)",
+    "round(-devmon_cpu_core_utilization * 5, 2)",
+    "clamp(devmon_cpu_core_utilization, 0.2, 0.6)",
+    "clamp(devmon_cpu_core_utilization, 0.6, 0.2)",
+    "clamp_min(devmon_cpu_core_utilization, 0.3)",
+    "clamp_max(devmon_cpu_core_utilization, 0.3)",
+    "sqrt(devmon_memory_used_bytes)",
+    "ln(devmon_memory_used_bytes)",
+    "log2(devmon_memory_used_bytes)",
+    "log10(devmon_memory_used_bytes)",
+    "exp(devmon_cpu_core_utilization)",
+    "sgn(devmon_cpu_core_utilization - 0.5)",
+    "scalar(devmon_memory_used_bytes{device=\"a\"})",
+    "scalar(devmon_memory_used_bytes)",
+    "timestamp(devmon_memory_used_bytes)",
+    "timestamp(devmon_memory_used_bytes * 1)",
+    "timestamp(devmon_memory_used_bytes offset 1m)",
+    "time() - timestamp(devmon_memory_used_bytes)",
+    "absent(devmon_nothing)",
+    "absent(devmon_nothing{a=\"b\",c=~\"d\"})",
+    "absent(devmon_memory_used_bytes{device=\"c\"})",
+    "absent(sum(devmon_nothing{a=\"b\"}))",
+    "label_replace(devmon_memory_used_bytes, \"x\", \"$1-y\", \"device\", \"(.*)\")",
+    "label_replace(devmon_memory_used_bytes, \"x\", \"y\", \"device\", \"nothing\")",
+    "label_replace(devmon_memory_used_bytes, \"device\", \"\", \"device\", \"a\")",
+    "label_replace(devmon_memory_used_bytes, \"device\", \"z\", \"device\", \".*\")",
+    "sort(devmon_memory_used_bytes)",
+    "sort_desc(devmon_memory_used_bytes)",
+    "avg_over_time(devmon_memory_used_bytes[5m]) > 5e8",
+    "rate({__name__=~\"devmon_net_sent.*\"}[5m])",
+    "count({__name__=~\"devmon_.*\"}) by (__name__)",
+    "sum(devmon_net_up)",
+    "max_over_time(devmon_memory_used_bytes[30m]) - min_over_time(devmon_memory_used_bytes[30m])",
+    "rate({__name__=~\"devmon_(net_sent|disk_read)_bytes_total\"}[5m])",
+    "100 * (1 - avg(devmon_cpu_core_utilization))",
+    "sum(rate(devmon_net_sent_bytes_total[5m])) / sum(devmon_memory_total_bytes)",
+];
+
+/// What both refuse.
+const REFUSED: &[&str] = &[
+    "1 +",
+    "rate(devmon_memory_used_bytes)",
+    "{}",
+    "sum(1)",
+    "devmon_x > bool",
+    "nothing_known(1)",
+];
+
+struct Prometheus(Child, SocketAddr);
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Family, path, labels and value of the sample `i` of a device.
+type Source = (
+    &'static str,
+    &'static str,
+    &'static str,
+    fn(i64, i64) -> Option<f64>,
+);
+
+fn sources() -> Vec<Source> {
+    fn noise(i: i64) -> f64 {
+        ((i * 7_919 + 13) % 1_000) as f64 / 1_000.0
+    }
+    vec![
+        (
+            "devmon_memory_used_bytes",
+            "/memory/used_bytes",
+            "",
+            |d, i| {
+                // The last device is silent for a while.
+                (d != 2 || !(100..180).contains(&i)).then(|| 4e8 + 1e8 * d as f64 + 1e8 * noise(i))
+            },
+        ),
+        (
+            "devmon_memory_total_bytes",
+            "/memory/total_bytes",
+            "",
+            |_, _| Some(1e9),
+        ),
+        (
+            "devmon_cpu_core_utilization",
+            "/cpu/core/0/utilization",
+            ",core=\"0\"",
+            |d, i| Some(noise(i * 3 + d)),
+        ),
+        (
+            "devmon_cpu_core_utilization",
+            "/cpu/core/1/utilization",
+            ",core=\"1\"",
+            |d, i| (d != 1).then(|| noise(i * 5 + d)),
+        ),
+        ("devmon_net_up", "/net/eth0/up", ",if=\"eth0\"", |d, i| {
+            Some(f64::from(u8::from((i / 7 + d) % 3 > 0)))
+        }),
+        // Starts near zero, begins anew every 150 samples.
+        (
+            "devmon_net_sent_bytes_total",
+            "/net/eth0/sent_bytes_total",
+            ",if=\"eth0\"",
+            |d, i| Some(((i % 150) * (1_000 + d) + i % 7) as f64),
+        ),
+        (
+            "devmon_disk_read_bytes_total",
+            "/disk/x/read_bytes_total",
+            ",mount=\"x\"",
+            |d, i| (i % 3 != d).then_some((1_000_000 + i * i) as f64),
+        ),
+    ]
+}
+
+const DESCRIPTORS: [[&str; 4]; 6] = [
+    ["/memory/used_bytes", "By", "gauge", "u"],
+    ["/memory/total_bytes", "By", "gauge", "t"],
+    ["/cpu/core/{core}/utilization", "1", "gauge", "c"],
+    ["/net/{if}/up", "", "state", "n"],
+    ["/net/{if}/sent_bytes_total", "By", "counter", "s"],
+    ["/disk/{mount}/read_bytes_total", "By", "counter", "r"],
+];
+
+fn fill(collector: &Collector) -> String {
+    let mut lines: BTreeMap<&str, String> = BTreeMap::new();
+    for (d, device) in ["a", "b", "c"].into_iter().enumerate() {
+        let about = about(device, &[("cpu", SourceState::Ok, 15_000)], &DESCRIPTORS);
+        collector
+            .store
+            .put_device(device, |r| r.about = Some(about));
+        for (family, path, labels, value) in sources() {
+            for i in 0..SAMPLES {
+                let Some(x) = value(d as i64, i) else {
+                    continue;
+                };
+                let t = T + i * EVERY_S;
+                collector.store.put(device, path, t * 1000, x);
+                writeln!(
+                    lines.entry(family).or_default(),
+                    "{family}{{device=\"{device}\"{labels}}} {x} {t}"
+                )
+                .unwrap();
+            }
+        }
+    }
+    let mut text = String::new();
+    for (family, lines) in lines {
+        let (name, kind) = family
+            .strip_suffix("_total")
+            .map_or((family, "gauge"), |name| (name, "counter"));
+        write!(text, "# TYPE {name} {kind}\n{lines}").unwrap();
+    }
+    text + "# EOF\n"
+}
+
+fn prometheus(dir: &std::path::Path, text: &str) -> Prometheus {
+    std::fs::write(dir.join("samples"), text).unwrap();
+    std::fs::write(dir.join("prometheus.yml"), "").unwrap();
+    let data = dir.join("data");
+    let out = Command::new("promtool")
+        .args(["tsdb", "create-blocks-from", "openmetrics"])
+        .args([dir.join("samples"), data.clone()])
+        .output()
+        .expect("prometheus is installed by cargo xtask test");
+    assert!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    let addr = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let child = Command::new("prometheus")
+        .arg(format!(
+            "--config.file={}",
+            dir.join("prometheus.yml").display()
+        ))
+        .arg(format!("--storage.tsdb.path={}", data.display()))
+        .arg("--storage.tsdb.retention.time=100y")
+        .arg(format!("--web.listen-address={addr}"))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let prometheus = Prometheus(child, addr);
+    let start = Instant::now();
+    loop {
+        if std::net::TcpStream::connect(addr).is_ok()
+            && call(addr, "GET", "/-/ready", &[]).status == 200
+        {
+            return prometheus;
+        }
+        assert!(
+            start.elapsed() < Duration::from_secs(30),
+            "prometheus is not ready"
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// What Prometheus answers. HTTP/1.0, so that it comes in one piece.
+fn ask(prometheus: &Prometheus, url: &str) -> String {
+    let mut stream = std::net::TcpStream::connect(prometheus.1).unwrap();
+    write!(stream, "GET {url} HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+}
+
+fn encode(text: &str) -> String {
+    text.bytes()
+        .map(|b| {
+            if b.is_ascii_alphanumeric() {
+                char::from(b).to_string()
+            } else {
+                format!("%{b:02X}")
+            }
+        })
+        .collect()
+}
+
+/// Both the same, numbers up to the last few bits.
+fn same(a: &Json, b: &Json) -> bool {
+    match (a, b) {
+        (Json::Array(a), Json::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
+        }
+        (Json::Object(a), Json::Object(b)) => {
+            a.len() == b.len() && a.iter().all(|(k, v)| b.get(k).is_some_and(|w| same(v, w)))
+        }
+        (Json::Number(a), Json::Number(b)) => a.as_f64() == b.as_f64(),
+        (Json::String(a), Json::String(b)) if a != b => {
+            match (a.parse::<f64>(), b.parse::<f64>()) {
+                (Ok(a), Ok(b)) => (a - b).abs() <= 1e-9 * a.abs().max(b.abs()) + 1e-12,
+                _ => false,
+            }
+        }
+        (a, b) => a == b,
+    }
+}
+
+/// The data of an answer, in an order of its own unless the expression gives one; of an error nothing but that.
+fn data(text: &str, ordered: bool) -> Json {
+    let mut json: Json = serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"));
+    if json["status"] != "success" {
+        return Json::from("error");
+    }
+    let mut data = json["data"].take();
+    if let (Some(result), false, true) =
+        (data["result"].as_array_mut(), ordered, data_is_series(text))
+    {
+        result.sort_by_key(|series| series["metric"].to_string());
+    }
+    data
+}
+
+fn data_is_series(text: &str) -> bool {
+    text.contains("\"vector\"") || text.contains("\"matrix\"")
+}
+
+#[test]
+fn every_expression_gives_what_prometheus_gives() {
+    let collector = Collector::start();
+    let text = fill(&collector);
+    let dir = tempfile::tempdir().unwrap();
+    let prometheus = prometheus(dir.path(), &text);
+    let last = T + (SAMPLES - 1) * EVERY_S;
+    let mut questions = Vec::new();
+    for query in EXPRESSIONS.iter().chain(REFUSED) {
+        let query = encode(query);
+        for at in [
+            T,
+            T + 7,
+            T + 600,
+            T + 2_000,
+            T + 2_405,
+            last,
+            last + 299,
+            last + 300,
+            last + 301,
+        ] {
+            questions.push(format!("/api/v1/query?query={query}&time={at}"));
+        }
+        questions.push(format!(
+            "/api/v1/query?query={query}&time={}.123",
+            T + 3_000
+        ));
+        for step in ["15", "1m", "97.5", "601"] {
+            questions.push(format!(
+                "/api/v1/query_range?query={query}&start={}&end={}&step={step}",
+                T - 100,
+                last + 400
+            ));
+        }
+    }
+    questions.push(format!(
+        "/api/v1/query?query={}&time={}",
+        encode("devmon_memory_used_bytes[1m]"),
+        T + 100
+    ));
+    for (url, refused) in [
+        ("query_range", "start=2&end=1&step=1"),
+        ("query_range", "start=1&end=2&step=0"),
+        ("query_range", "start=0&end=100000&step=1"),
+        ("query", "time=x"),
+    ] {
+        questions.push(format!("/api/v1/{url}?query=1&{refused}"));
+    }
+    let mut wrong = Vec::new();
+    for question in &questions {
+        let theirs = ask(&prometheus, question);
+        let ours = collector.get(&format!("/prometheus{question}"));
+        let ordered = question.contains("sort") && question.contains("query?");
+        let (theirs, ours) = (data(&theirs, ordered), data(ours.text(), ordered));
+        if !same(&theirs, &ours) {
+            let cut = |json: &Json| json.to_string().chars().take(400).collect::<String>();
+            wrong.push(format!(
+                "{question}\n  theirs {}\n  ours   {}",
+                cut(&theirs),
+                cut(&ours)
+            ));
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} of {} differ:\n{}",
+        wrong.len(),
+        questions.len(),
+        wrong.join("\n")
+    );
+    for list in [
+        "/api/v1/labels",
+        "/api/v1/label/device/values",
+        "/api/v1/label/__name__/values",
+        "/api/v1/series?match[]=%7Bcore=~%22.%2B%22%7D",
+    ] {
+        let theirs = data(&ask(&prometheus, list), true);
+        let ours = data(collector.get(&format!("/prometheus{list}")).text(), true);
+        let sorted = |json: &Json| {
+            let mut all: Vec<String> = json
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(Json::to_string)
+                .collect();
+            all.sort();
+            all
+        };
+        assert_eq!(sorted(&theirs), sorted(&ours), "{list}");
+    }
+}
