@@ -361,9 +361,11 @@ fn data(text: &str, ordered: bool) -> Json {
         return Json::from("error");
     }
     let mut data = json["data"].take();
-    if let (Some(result), false, true) =
-        (data["result"].as_array_mut(), ordered, data_is_series(text))
-    {
+    if let (Some(result), false, true) = (
+        data.get_mut("result").and_then(Json::as_array_mut),
+        ordered,
+        data_is_series(text),
+    ) {
         result.sort_by_key(|series| series["metric"].to_string());
     }
     data
@@ -462,5 +464,162 @@ fn every_expression_gives_what_prometheus_gives() {
             all
         };
         assert_eq!(sorted(&theirs), sorted(&ours), "{list}");
+    }
+}
+
+#[test]
+fn forms_infos_and_errors_answer_as_documented() {
+    let collector = Collector::start();
+    fill(&collector);
+    let now = T * 1000;
+    collector.store.put(
+        "a",
+        "/gpu/0/name",
+        now,
+        devmon_core::Value::Text("one".into()),
+    );
+    collector.store.put(
+        "a",
+        "/gpu/0/name",
+        now + 60_000,
+        devmon_core::Value::Text("two".into()),
+    );
+    let ask = |query: &str, at: i64| {
+        let url = format!("/prometheus/api/v1/query?time={at}&query={}", encode(query));
+        collector.get(&url)
+    };
+    for (at, name) in [(T + 59, "one"), (T + 60, "two")] {
+        let answer = ask("devmon_gpu_0_name_info", at).json();
+        let result = answer["data"]["result"].as_array().unwrap();
+        assert_eq!(result.len(), 1, "{answer}");
+        assert_eq!(
+            (&result[0]["metric"]["value"], &result[0]["value"][1]),
+            (&Json::from(name), &Json::from("1"))
+        );
+    }
+    for (query, status, kind, part) in [
+        (
+            "predict_linear(devmon_net_up[5m], 3)",
+            422,
+            "execution",
+            "predict_linear",
+        ),
+        (
+            "max_over_time(devmon_net_up[5m:1m])",
+            422,
+            "execution",
+            "subquery",
+        ),
+        (
+            "histogram_quantile(0.9, devmon_net_up)",
+            422,
+            "execution",
+            "histogram_quantile",
+        ),
+        (
+            "count_values(\"x\", devmon_net_up)",
+            422,
+            "execution",
+            "count_values",
+        ),
+        ("1 +", 400, "bad_data", ""),
+        (&"(".repeat(150), 400, "bad_data", ""),
+        (
+            &format!("{}1", "1+".repeat(2_000)),
+            400,
+            "bad_data",
+            "nested deeper",
+        ),
+        (
+            &format!("{}x", "-".repeat(4_000)),
+            400,
+            "bad_data",
+            "nested deeper",
+        ),
+        (&"1".repeat(9_000), 400, "bad_data", "8192"),
+    ] {
+        let answer = ask(query, T);
+        let json = answer.json();
+        assert_eq!(
+            (answer.status, json["errorType"].as_str()),
+            (status, Some(kind)),
+            "{json}"
+        );
+        assert!(json["error"].as_str().unwrap().contains(part), "{json}");
+    }
+    let posted = post(
+        collector.addr,
+        "/prometheus/api/v1/query",
+        "query=1%2B1&time=5",
+    );
+    assert!(
+        posted.ends_with(r#"{"status":"success","data":{"result":[5,"2"],"resultType":"scalar"}}"#),
+        "{posted}"
+    );
+    assert!(post(collector.addr, "/prometheus/api/v1/metadata", "").contains("405"));
+    assert!(
+        post(
+            collector.addr,
+            "/prometheus/api/v1/query",
+            &"x".repeat(70_000)
+        )
+        .contains("400")
+    );
+    let meta = collector.json("/prometheus/api/v1/metadata?metric=devmon_net_sent_bytes_total");
+    assert_eq!(
+        meta["data"]["devmon_net_sent_bytes_total"][0]["type"],
+        "counter"
+    );
+    assert_eq!(
+        collector.json("/prometheus/api/v1/status/buildinfo")["data"]["version"],
+        "2.42.0"
+    );
+}
+
+fn post(addr: SocketAddr, url: &str, form: &str) -> String {
+    let mut stream = std::net::TcpStream::connect(addr).unwrap();
+    write!(stream, "POST {url} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/x-www-form-urlencoded\r\ncontent-length: {}\r\n\r\n{form}", form.len()).unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer); // a body that is not read may end in a reset
+    String::from_utf8(answer).unwrap()
+}
+
+#[test]
+fn counters_lose_nothing_over_rollups() {
+    let collector = Collector::start();
+    fill(&collector);
+    let last = T + (SAMPLES - 1) * EVERY_S;
+    let ask = |query: &str| -> (f64, Json) {
+        let url = format!(
+            "/prometheus/api/v1/query?time={last}&query={}",
+            encode(query)
+        );
+        let answer = collector.json(&url);
+        let value = answer["data"]["result"][0]["value"][1]
+            .as_str()
+            .unwrap_or_else(|| panic!("{query}: {answer}"));
+        (value.parse().unwrap(), answer["warnings"].clone())
+    };
+    let near = [
+        "sum(increase(devmon_net_sent_bytes_total{device=\"a\"}[80m]))", // resets twice
+        "sum(rate(devmon_net_sent_bytes_total{device=\"a\"}[80m]))",
+        "sum(avg_over_time(devmon_cpu_core_utilization{device=\"a\",core=\"0\"}[80m]))",
+        "sum(max_over_time(devmon_memory_used_bytes{device=\"a\"}[80m]))",
+        "sum(sum_over_time(devmon_net_up{device=\"a\"}[80m]))",
+        "sum(devmon_memory_used_bytes{device=\"a\"})",
+    ];
+    let raw = near.map(|query| ask(query).0);
+    for (raw_from, minute_from, tier) in [(i64::MAX, 0, "1m"), (i64::MAX, i64::MAX, "1h")] {
+        collector.store.keep(raw_from, minute_from);
+        for (query, raw) in near.iter().zip(raw) {
+            let (value, warnings) = ask(query);
+            // An hour's rollup may stand out of the range by half.
+            let off = if tier == "1m" { 0.03 } else { 0.6 };
+            assert!(
+                (value - raw).abs() <= raw.abs() * off,
+                "{query} at {tier}: {value}, raw {raw}"
+            );
+            assert!(warnings[0].as_str().unwrap().contains(tier), "{warnings}");
+        }
     }
 }

@@ -7,7 +7,7 @@ use promql_parser::parser::{
 };
 
 use super::functions::{Window, of_number, over_range};
-use super::plan::{self, Budget, Samples, Want};
+use super::plan::{self, Budget, Reading, Samples, Want};
 use super::{
     ABSENT, Error, Labels, Outcome, Series, Steps, Val, aggregate, is_absent, join, matching,
     without_name,
@@ -252,10 +252,12 @@ impl<'a> Eval<'a> {
             plan::read(
                 store,
                 of_device,
-                tier,
-                want,
-                span,
-                &all,
+                &Reading {
+                    tier,
+                    want,
+                    span,
+                    all: &all,
+                },
                 &mut self.budget,
                 &mut |mut samples| {
                     if used.range_ms.is_some() {
@@ -297,10 +299,12 @@ impl<'a> Eval<'a> {
             plan::read(
                 self.store,
                 of_device,
-                tier,
-                Want::Samples,
-                span,
-                &all,
+                &Reading {
+                    tier,
+                    want: Want::Samples,
+                    span,
+                    all: &all,
+                },
                 &mut self.budget,
                 &mut |mut samples| {
                     plan::drop_ends(&mut samples);

@@ -134,7 +134,7 @@ pub fn vectors(
                 .zip(&s.v)
                 .any(|(a, b)| !is_absent(*a) && !is_absent(*b))
         };
-        if group.iter().any(|o| clash(o)) {
+        if group.iter().any(clash) {
             return Err(Error::Execution(format!(
                 "found duplicate series for the match group {:?} on the {} hand-side of the operation; many-to-many matching not allowed: matching labels must be unique on one side",
                 sign(s),

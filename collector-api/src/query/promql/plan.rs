@@ -216,6 +216,16 @@ pub enum Want {
     Figures,
 }
 
+/// What is read of the selected series.
+#[derive(Debug, Clone, Copy)]
+pub struct Reading<'a> {
+    pub tier: Tier,
+    pub want: Want,
+    /// Both inclusive.
+    pub span: (i64, i64),
+    pub all: &'a [Vec<Matcher>],
+}
+
 /// The finest tier that holds what lies at `from_ms`.
 #[must_use]
 pub fn finest(store: &dyn Store, from_ms: i64) -> Tier {
@@ -228,20 +238,23 @@ pub fn finest(store: &dyn Store, from_ms: i64) -> Tier {
     }
 }
 
-/// Reads the selected series of a device in `from ≤ t ≤ to` and hands them to `f` one by one.
+/// Reads the selected series of a device and hands them to `f` one by one.
 ///
 /// # Errors
 /// [`Error::Execution`]: the budget is used up; [`Error::Store`]; or what `f` says.
 pub fn read(
     store: &dyn Store,
     selected: &Selected,
-    tier: Tier,
-    want: Want,
-    (from_ms, to_ms): (i64, i64),
-    all: &[Vec<Matcher>],
+    reading: &Reading<'_>,
     budget: &mut Budget,
     f: &mut dyn FnMut(Samples) -> Result<(), Error>,
 ) -> Result<(), Error> {
+    let Reading {
+        tier,
+        want,
+        span,
+        all,
+    } = *reading;
     let mut open: Vec<&[(MetricPath, Labels, bool)]> =
         selected.series.chunks(PATHS_AT_ONCE).rev().collect();
     while let Some(part) = open.pop() {
@@ -253,15 +266,7 @@ pub fn read(
         } else {
             budget.samples.min(READ_SAMPLES)
         };
-        let found = of_tier(
-            store,
-            &selected.device,
-            &paths,
-            tier,
-            want,
-            (from_ms, to_ms),
-            limit,
-        );
+        let found = of_tier(store, &selected.device, &paths, tier, want, span, limit);
         match found {
             Ok(found) => {
                 for ((_, labels, text), found) in part.iter().zip(found) {
