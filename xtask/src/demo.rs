@@ -1,6 +1,6 @@
 //! `cargo xtask demo`: the main job on this machine, with its real metrics.
 //!
-//! Builds the dashboard and the release binaries, starts the collector with its embedded store and listener, then one or more agents with the four
+//! Builds the dashboard and the release binaries, starts the collector with its embedded store and listener, then one or more agents with the
 //! bundled plugins, and prints the dashboard's address. Ctrl-C (or SIGTERM) ends everything it started. The data stays in `target/demo/data` for the next
 //! run, unless `--data` names another place.
 
@@ -18,8 +18,8 @@ use crate::prepare::{self, heading};
 use crate::{root, target_dir};
 
 /// The bundled plugins, in the order in which they are shown.
-const PLUGINS: [&str; 7] = [
-    "cpu", "memory", "disk", "network", "pressure", "system", "gpu",
+const PLUGINS: [&str; 8] = [
+    "cpu", "memory", "disk", "network", "pressure", "sensors", "system", "gpu",
 ];
 const READY_DEADLINE: Duration = Duration::from_secs(30);
 
