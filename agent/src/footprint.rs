@@ -1,9 +1,10 @@
 //! What the agent occupies of its device: how the allocator is told to be small, and how pages of code that only start-up needed are given back.
 //!
 //! Measured (dist build, four plugins, 1 s): docs/benchmarks.md, "The agent on its device". Neither changes what the agent does; where the platform has no such call, nothing happens.
-//! Two calls that no safe wrapper exists for, hence this file's own `unsafe`; decision 0010 weighs it.
+//! [`allocated_bytes`] is for `check-plugin`, which looks for leaks.
+//! Three calls that no safe wrapper exists for, hence this file's own `unsafe`; decision 0010 weighs it.
 
-#![expect(unsafe_code, reason = "mallopt and madvise; each says why it is sound")]
+#![expect(unsafe_code, reason = "mallopt, mallinfo2 and madvise; each says why it is sound")]
 
 use std::ops::Range;
 use std::time::Duration;
@@ -19,6 +20,18 @@ pub fn one_heap() {
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
     }
+}
+
+/// What `malloc` has given out and not got back, of all heaps and mappings of its own; 0 where the C library does not say.
+pub fn allocated_bytes() -> u64 {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        // SAFETY: mallinfo2 takes nothing, returns numbers, and takes each heap's lock while it reads it (mallinfo(3)).
+        let info = unsafe { libc::mallinfo2() };
+        u64::try_from(info.uordblks.saturating_add(info.hblkhd)).unwrap_or(u64::MAX)
+    }
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    0
 }
 
 /// Gives pages of code back to the kernel; those that are needed again are mapped again, from the page cache, at the price of a minor fault each. Bytes that were asked to be given back.

@@ -229,7 +229,8 @@ fn rule_of(refusal: &Refusal) -> &'static str {
     }
 }
 
-/// As the kernel says; a process can always read its own. Memory is counted page by page (`smaps_rollup`): the counters in `status` are not exact (proc(5)).
+/// As the kernel says; a process can always read its own. Memory is counted page by page (`smaps_rollup`): the counters in `status` are not exact (proc(5)). What leaks into pages that an
+/// earlier round left free shows in the allocator's own count only.
 fn sizes(rounds: u32) -> Sizes {
     let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
     let (status, pages) = (read("/proc/self/status"), read("/proc/self/smaps_rollup"));
@@ -242,6 +243,7 @@ fn sizes(rounds: u32) -> Sizes {
     Sizes {
         rounds,
         memory_bytes: memory_kib * 1024,
+        allocated_bytes: crate::footprint::allocated_bytes(),
         files: std::fs::read_dir("/proc/self/fd").map_or(0, |dir| dir.count() as u64),
         threads: field("Threads:"),
     }

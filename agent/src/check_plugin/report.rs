@@ -109,7 +109,7 @@ impl Report {
         if let Some((from, to)) = self.sizes {
             let memory = format!(
                 "{:+} KiB",
-                growth(from.memory_bytes, to.memory_bytes) / 1024
+                memory_growth(&from, &to) / 1024
             );
             let files = growth(from.files, to.files);
             let threads = growth(from.threads, to.threads);
@@ -168,7 +168,7 @@ impl Report {
             "growth": self.sizes.map(|(from, to)| serde_json::json!({
                 "from_round": from.rounds,
                 "to_round": to.rounds,
-                "memory_bytes": growth(from.memory_bytes, to.memory_bytes),
+                "memory_bytes": memory_growth(&from, &to),
                 "open_files": growth(from.files, to.files),
                 "threads": growth(from.threads, to.threads),
             })),
@@ -182,6 +182,12 @@ impl Report {
 /// From one size to another, either way.
 pub(super) fn growth(from: u64, to: u64) -> i64 {
     to.cast_signed().saturating_sub(from.cast_signed())
+}
+
+/// By both counts: what is mapped without the allocator is missing in one, what fits into free pages in the other.
+pub(super) fn memory_growth(from: &Sizes, to: &Sizes) -> i64 {
+    let resident = growth(from.memory_bytes, to.memory_bytes);
+    resident.max(growth(from.allocated_bytes, to.allocated_bytes))
 }
 
 /// In the unit in which it has one to three digits before the point.

@@ -94,8 +94,10 @@ pub(super) enum Came {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Sizes {
     pub(super) rounds: u32,
-    /// Anonymous memory that is resident: what was allocated and written to.
+    /// Anonymous memory that is resident: what was written to, however it was allocated.
     pub(super) memory_bytes: u64,
+    /// What the C library's allocator has given out and not got back; 0 where it does not say.
+    pub(super) allocated_bytes: u64,
     pub(super) files: u64,
     pub(super) threads: u64,
 }

@@ -6,7 +6,7 @@ use devmon_core::tree::MAX_LEAVES;
 
 use super::{Judge, short};
 use crate::check_plugin::child::STACK_BYTES;
-use crate::check_plugin::report::{Level, Report, Speed, growth, time};
+use crate::check_plugin::report::{Level, Report, Speed, growth, memory_growth, time};
 use crate::check_plugin::said::Phase;
 use crate::check_plugin::watch::{Ending, How, MAX_MEMORY_BYTES};
 use crate::plugins::supervise::MIN_DEADLINE;
@@ -214,9 +214,9 @@ impl Judge {
         }
         self.report.sizes = Some((first, last));
         let half = self.sizes.get(1).copied().unwrap_or(first);
-        let memory = growth(first.memory_bytes, last.memory_bytes);
+        let memory = memory_growth(&first, &last);
         // A cache that fills up grows in the first half only.
-        let late = growth(half.memory_bytes, last.memory_bytes);
+        let late = memory_growth(&half, &last);
         let is_larger = memory >= LEAK_BYTES && late * 4 >= memory;
         if is_larger {
             let each = memory / i64::from(rounds);
