@@ -146,7 +146,7 @@ pub fn collector(data: &Path, args: &[&str]) -> Program {
     Program::start(command)
 }
 
-/// The plugin directory of an installation: the four bundled ones.
+/// The plugin directory of a small installation: cpu, memory, disk and gpu.
 pub fn plugin_dir(parent: &Path) -> PathBuf {
     let dir = parent.join("plugins");
     std::fs::create_dir_all(&dir).unwrap();
