@@ -6,15 +6,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use devmon_core::tls::{CertFiles, TlsError};
-use tracing::warn;
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::config::{DEFAULT_TOML, Flags, LogFormat, Settings};
+use crate::config::{DEFAULT_TOML, Flags, Settings};
 use crate::plugins::host;
 use crate::show::{self, Format, print};
-use crate::{check, check_plugin, connection, daemon, footprint};
+use crate::{check, check_plugin, connection, daemon, footprint, log};
 
 /// Bad configuration (sysexits.h).
 pub(crate) const EX_CONFIG: u8 = 78;
@@ -99,8 +95,8 @@ pub fn main() -> ExitCode {
         None | Some(Command::Run) => "info",
         _ => "warn", // whoever waits at the terminal wants the answer
     };
-    if let Err(code) = start_log(settings.log_format, level) {
-        return code;
+    if let Err(e) = log::start(settings.log_format, level) {
+        return refused(&e);
     }
     match cli.command {
         None | Some(Command::Run) => run(settings, cli.flags),
@@ -162,52 +158,6 @@ fn broker_of(settings: &Settings) -> Result<connection::Broker, TlsError> {
 /// A variable that is no UTF-8 is seen with replacement characters and refused by whoever parses it.
 fn variable(name: &str) -> Option<String> {
     std::env::var_os(name).map(|v| v.to_string_lossy().into_owned())
-}
-
-/// Logs go to standard error or the journal; `DEVMON_LOG` filters them (`debug`, `devmon_agent=trace`).
-fn start_log(format: LogFormat, level: &str) -> Result<(), ExitCode> {
-    let filter = std::env::var("DEVMON_LOG").unwrap_or_default();
-    let filter = if filter.is_empty() { level } else { &filter };
-    let targets: Targets = filter
-        .parse()
-        .map_err(|e| refused(&format!("DEVMON_LOG={filter:?}: {e}")))?;
-    let registry = tracing_subscriber::registry().with(targets);
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let mut problem = None;
-    let journal = match format {
-        LogFormat::Journald => true,
-        LogFormat::Auto => stderr_is_the_journals(),
-        LogFormat::Plain | LogFormat::Json => false,
-    };
-    if journal {
-        match tracing_journald::layer() {
-            Ok(journal) => {
-                let name = "devmon-agent".to_owned();
-                registry.with(journal.with_syslog_identifier(name)).init();
-                return Ok(());
-            }
-            Err(e) => problem = Some(e), // an agent without a log is better than none
-        }
-    }
-    if format == LogFormat::Json {
-        registry.with(layer.json().flatten_event(true)).init();
-    } else {
-        let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-        registry
-            .with(layer.with_ansi(colours).with_target(false))
-            .init();
-    }
-    if let Some(error) = problem {
-        warn!(%error, "journald can not be reached: logging to standard error, plain");
-    }
-    Ok(())
-}
-
-/// As systemd.exec(5) says of `JOURNAL_STREAM`: device and inode of the stream that systemd gave, if it leads to the journal.
-fn stderr_is_the_journals() -> bool {
-    let given = std::env::var("JOURNAL_STREAM").unwrap_or_default();
-    rustix::fs::fstat(std::io::stderr())
-        .is_ok_and(|stat| given == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
 fn refused(problem: &dyn std::fmt::Display) -> ExitCode {

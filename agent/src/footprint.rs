@@ -4,7 +4,10 @@
 //! [`allocated_bytes`] is for `check-plugin`, which looks for leaks.
 //! Three calls that no safe wrapper exists for, hence this file's own `unsafe`; decision 0010 weighs it.
 
-#![expect(unsafe_code, reason = "mallopt, mallinfo2 and madvise; each says why it is sound")]
+#![expect(
+    unsafe_code,
+    reason = "mallopt, mallinfo2 and madvise; each says why it is sound"
+)]
 
 use std::ops::Range;
 use std::time::Duration;

@@ -107,10 +107,7 @@ impl Report {
             let _ = writeln!(out, "speed   p50 {p50}, p99 {p99}, max {max}");
         }
         if let Some((from, to)) = self.sizes {
-            let memory = format!(
-                "{:+} KiB",
-                memory_growth(&from, &to) / 1024
-            );
+            let memory = format!("{:+} KiB", memory_growth(&from, &to) / 1024);
             let files = growth(from.files, to.files);
             let threads = growth(from.threads, to.threads);
             let rounds = format!("from round {} to {}", from.rounds, to.rounds);

@@ -144,17 +144,14 @@ fn check_warns_of_what_would_cost_metrics_and_passes() {
 }
 
 #[test]
-fn without_a_journal_the_log_goes_to_standard_error_and_says_so() {
-    let has_journal = std::path::Path::new("/run/systemd/journal/socket").exists();
-    let plugins = Plugins::with(&[]);
-    let out = run(
-        &["collect", "--device", "d", "--log-format", "journald"],
-        &plugins,
-    );
+fn each_line_for_journald_has_its_priority_and_says_of_what_it_speaks() {
+    let plugins = Plugins::with(&["panics-in-new", "two-a"]);
+    let (device, format) = (["--device", "d"], ["--log-format", "journald"]);
+    let out = run(&[&["collect"][..], &device, &format].concat(), &plugins);
     let said = text(&out.stderr);
-    assert_eq!(
-        said.contains("journald can not be reached"),
-        !has_journal,
-        "{said}"
-    );
+    let log: Vec<_> = said.lines().filter(|l| l.starts_with('<')).collect();
+    let has =
+        |start: &str, part: &str| log.iter().any(|l| l.starts_with(start) && l.contains(part));
+    assert!(has("<4>", "panics-in-new"), "{said}");
+    assert!(!said.contains('\u{1b}'), "{said}");
 }
