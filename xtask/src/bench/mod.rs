@@ -1,10 +1,11 @@
 //! `cargo xtask bench`: measurements, each beside its peers, in one run on one machine. Never a test: a slow run fails nothing, a wrong answer does.
 //!
 //! `store` measures intake, bytes on disk, start-up and queries beside VictoriaMetrics and InfluxDB and writes `docs/benchmarks.md`; `record` makes the
-//! recording that it replays; `agent` measures what the agent costs its device beside collectd, node_exporter and netdata. The way through the files: a set (`synthetic`, or `replay` of what `record` wrote) is spelled for each server (`set`) and
+//! recording that it replays; `agent` measures what the agent costs its device beside collectd, node_exporter and netdata; `api` asks with a hundred clients at once. The way through the files: a set (`synthetic`, or `replay` of what `record` wrote) is spelled for each server (`set`) and
 //! written to disk (`feed`); `ours` and `peers` take servers (`server`) through the same stages; `measure` says what is asked and whether it was right; `report` prints.
 
 mod agent;
+mod api;
 mod feed;
 mod http;
 mod measure;
@@ -32,6 +33,8 @@ pub(crate) enum Bench {
     Store(store::Store),
     /// The agent beside collectd, node_exporter with vmagent, and netdata: CPU, memory, wake-ups, bytes.
     Agent(agent::Agent),
+    /// The REST API under a hundred clients beside VictoriaMetrics, and while messages arrive.
+    Api(api::Api),
     /// Record a running node_exporter for the replay.
     Record(record::Record),
     /// Publish the messages of a set: the load generator of `store`, a process of its own.
@@ -44,6 +47,7 @@ impl Bench {
         match self {
             Self::Store(store) => store.run(),
             Self::Agent(agent) => agent.run(),
+            Self::Api(api) => api.run(),
             Self::Record(record) => record.run(),
             Self::Publish(publish) => publish.run(),
         }

@@ -74,23 +74,13 @@ impl Ours {
         let data = dir.join("devmon-listener");
         std::fs::create_dir_all(&data)?;
         let (server, line) = self.start(&data)?;
-        let mqtt = word(&line, "mqtt=mqtt://").context("its ready line names no mqtt address")?;
         let before = server.cpu_s()?;
-        let mut command = Command::new(std::env::current_exe()?);
-        command
-            .args(["bench", "publish", "--to", mqtt])
-            .args(&messages.files)
-            .stdin(Stdio::piped());
-        let (mut process, line) =
-            Running::ready_unless("publish", command, DEADLINE, &stop::check)?;
-        let wall_s = word(&line, "wall_s=").and_then(|text| text.parse().ok());
+        let (wall_s, client_cpu_s) = publish(&line, messages)?;
         let intake = Stage {
-            wall_s: wall_s.context("publish: no wall_s")?,
+            wall_s,
             cpu_s: server.cpu_s()? - before,
         };
-        let client_cpu_s = server::cpu_s(process.pid())?;
         let peak_bytes = server.peak_bytes()?;
-        process.close(DEADLINE)?;
         server.stop()?;
         let name = "devmon, listener";
         self.after(name, set, &data, intake, Some(client_cpu_s), peak_bytes)
@@ -153,7 +143,7 @@ impl Ours {
         })
     }
 
-    fn start(&self, data: &Path) -> anyhow::Result<(Server, String)> {
+    pub(super) fn start(&self, data: &Path) -> anyhow::Result<(Server, String)> {
         let mut command = Command::new(&self.collector);
         command
             .args([
@@ -170,7 +160,7 @@ impl Ours {
     }
 
     /// `devmon-collector compact`; where that is not there yet, only from the journal to the database.
-    fn compact(&self, data: &Path) -> anyhow::Result<Stage> {
+    pub(super) fn compact(&self, data: &Path) -> anyhow::Result<Stage> {
         let (begin, before) = (Instant::now(), server::ended_children_cpu_s()?);
         let mut command = if self.can_compact()? {
             let mut command = Command::new(&self.collector);
@@ -195,6 +185,21 @@ impl Ours {
         let output = help.args(["compact", "--help"]).output()?;
         Ok(output.status.success())
     }
+}
+
+/// Sends messages to the collector whose ready line this is, from a process of its own. Seconds until the last PUBACK, and CPU seconds of the sender.
+pub(super) fn publish(line: &str, messages: &Messages) -> anyhow::Result<(f64, f64)> {
+    let mqtt = word(line, "mqtt=mqtt://").context("its ready line names no mqtt address")?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command
+        .args(["bench", "publish", "--to", mqtt])
+        .args(&messages.files)
+        .stdin(Stdio::piped());
+    let (mut process, line) = Running::ready_unless("publish", command, DEADLINE, &stop::check)?;
+    let wall_s = word(&line, "wall_s=").and_then(|text| text.parse().ok());
+    let cpu_s = server::cpu_s(process.pid())?;
+    process.close(DEADLINE)?;
+    Ok((wall_s.context("publish: no wall_s")?, cpu_s))
 }
 
 fn check(set: &Set, http: &Client) -> anyhow::Result<Vec<Check>> {

@@ -52,7 +52,7 @@ impl Peer {
     }
 
     /// As Debian names it: their own programs do not all know.
-    fn version(self) -> anyhow::Result<String> {
+    pub(super) fn version(self) -> anyhow::Result<String> {
         let (_, package) = self.program();
         let format = "-f=${source:Upstream-Version}";
         let out = Command::new("dpkg-query")
@@ -67,7 +67,7 @@ impl Peer {
         ))
     }
 
-    fn write_path(self) -> &'static str {
+    pub(super) fn write_path(self) -> &'static str {
         match self {
             Self::Victoria => "/write?precision=ms",
             Self::Influx => "/write?db=bench&precision=ms",
@@ -107,6 +107,10 @@ impl Peer {
             }
         };
         Server::start(self.name(), command, &log, port, probe)
+    }
+
+    pub(super) fn start_with_defaults(self, dir: &Path) -> anyhow::Result<Server> {
+        self.start(dir, Mode::Defaults)
     }
 
     /// Everything there is to measure on one set.
@@ -167,7 +171,7 @@ impl Peer {
         })
     }
 
-    fn compact(self, place: &Path, data: &Path) -> anyhow::Result<Stage> {
+    pub(super) fn compact(self, place: &Path, data: &Path) -> anyhow::Result<Stage> {
         let begin = std::time::Instant::now();
         let server = self.start(place, Mode::Compacting)?;
         let mut idle_s = QUIET.as_secs_f64();
@@ -226,7 +230,7 @@ impl Peer {
         }
     }
 
-    fn raw(self, set: &Set, device: &str, series: &Series) -> String {
+    pub(super) fn raw(self, set: &Set, device: &str, series: &Series) -> String {
         let (from, to) = set.range();
         match self {
             Self::Victoria => format!(
@@ -244,7 +248,7 @@ impl Peer {
         }
     }
 
-    fn average(self, set: &Set, device: &str, series: &Series) -> String {
+    pub(super) fn average(self, set: &Set, device: &str, series: &Series) -> String {
         let (from, to) = set.range();
         match self {
             Self::Victoria => format!(
@@ -265,7 +269,7 @@ impl Peer {
         }
     }
 
-    fn latest(self, set: &Set, device: &str) -> String {
+    pub(super) fn latest(self, set: &Set, device: &str) -> String {
         let (_, to) = set.range();
         match self {
             // Asked for the set's own last time: there is nothing newer, and "now" would find nothing.

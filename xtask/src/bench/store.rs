@@ -136,7 +136,7 @@ fn measure(set: &Set, peers: &[Peer], dir: &std::path::Path) -> anyhow::Result<V
 }
 
 /// Builds the programs for release and goes on in one of them: what feeds the servers must not be slower than they.
-fn build_and_go() -> anyhow::Result<()> {
+pub(super) fn build_and_go() -> anyhow::Result<()> {
     heading("Building for release");
     let packages = ["-p", "devmon-collector", "-p", "xtask"];
     let build = ["build", "--release"].into_iter().chain(packages);
