@@ -204,3 +204,34 @@ impl Groups {
 pub fn is_idle(group: &Group) -> bool {
     group.cores < LEAST_CORES
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stat::Process;
+
+    #[test]
+    fn what_has_ended_is_forgotten() {
+        let units = Units {
+            ticks_per_second: 100,
+            page_bytes: 4096,
+        };
+        let mut groups = Groups::new(units, &[]);
+        let mut now = Instant::now();
+        for round in 0..2_000_u32 {
+            let line =
+                format!("1 (c{round}) S 1 1 1 0 -1 0 0 0 0 0 500 0 0 0 20 0 1 0 {round} 0 1 0");
+            let process = Process::parse(round, line.as_bytes()).expect("a line");
+            let reading = Reading {
+                processes: &[process],
+                machine_ticks: None,
+                left_out: 0,
+            };
+            groups.account(&reading, now);
+            now += Duration::from_secs(10);
+            assert_eq!(groups.known.len(), 1);
+            // What it used is remembered until it is idle by the smoothed measure.
+            assert!(groups.by_name.len() < 60, "{}", groups.by_name.len());
+        }
+    }
+}

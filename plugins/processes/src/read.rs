@@ -13,7 +13,7 @@ use rustix::io::{Errno, read, retry_on_intr};
 
 use crate::stat::Process;
 
-/// Most processes of a round: a third of a second's work, and 10 MB to keep. The busiest container hosts have some tens of thousands.
+/// Most processes of a round: a second or two of work, and 15 MB to keep. The busiest container hosts have some tens of thousands.
 pub const MAX_PROCESSES: usize = 131_072;
 /// A line is 1.2 KB at most: a command of 64 bytes and 50 numbers.
 const LINE_BYTES: usize = 4096;

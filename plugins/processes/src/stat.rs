@@ -35,7 +35,7 @@ pub struct Process {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Command {
     bytes: [u8; COMMAND_BYTES],
-    len: usize,
+    len: u8,
 }
 
 impl Process {
@@ -69,7 +69,12 @@ impl Process {
     #[must_use]
     pub fn name(&self) -> Cow<'_, str> {
         let command = &self.command;
-        match String::from_utf8_lossy(command.bytes.get(..command.len).unwrap_or_default()) {
+        match String::from_utf8_lossy(
+            command
+                .bytes
+                .get(..usize::from(command.len))
+                .unwrap_or_default(),
+        ) {
             name if name.is_empty() => NAMELESS.into(),
             name if name.contains(char::is_control) => {
                 name.replace(char::is_control, "\u{fffd}").into()
@@ -85,7 +90,7 @@ impl Command {
         let mut command = Self::default();
         let mut bytes = escaped.iter().copied();
         while let Some(byte) = bytes.next() {
-            let Some(slot) = command.bytes.get_mut(command.len) else {
+            let Some(slot) = command.bytes.get_mut(usize::from(command.len)) else {
                 break;
             };
             *slot = match byte {

@@ -17,6 +17,12 @@ fn every_leaf_is_described() {
     let mut source = machine.source(r#"{"top":1,"max_names":1}"#);
     machine.collect(&mut source);
     machine.pass(10);
+    let busy = machine::Is {
+        started: 9,
+        ticks: 500,
+        ..machine::Is::default()
+    };
+    machine.process(40, b"sshd", busy); // at the top, when the one name is given away
     let tree = machine.collect(&mut source);
     for rare in ["names_left_out", "processes_left_out"] {
         assert!(tree.get(rare).is_some(), "{rare}");
