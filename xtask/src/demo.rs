@@ -18,8 +18,16 @@ use crate::prepare::{self, heading};
 use crate::{root, target_dir};
 
 /// The bundled plugins, in the order in which they are shown.
-const PLUGINS: [&str; 8] = [
-    "cpu", "memory", "disk", "network", "pressure", "sensors", "system", "gpu",
+const PLUGINS: [&str; 9] = [
+    "cpu",
+    "memory",
+    "disk",
+    "network",
+    "pressure",
+    "processes",
+    "sensors",
+    "system",
+    "gpu",
 ];
 const READY_DEADLINE: Duration = Duration::from_secs(30);
 
