@@ -5,7 +5,7 @@
 //!   and around a step of the clock is a constant here.
 //!
 //! mosquitto answers PUBACK before it writes its own file. What it acknowledged after the last time that this file was written before a kill -9 (its mtime, see
-//! [`BrokerKill`]), and the collector was never given, is mosquitto's loss, counted and shown, and no fault of ours.
+//! [`BrokerKill`]), and the collector was never given, is mosquitto's loss, counted and shown, and no fault of ours; nor is the hole that it leaves.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -50,6 +50,8 @@ pub(super) struct Verdict {
     pub(super) ticks_due: u64,
     pub(super) ticks_found: u64,
     pub(super) lost_by_broker: u64,
+    /// Device, source and time of these.
+    forgotten: BTreeSet<(String, String, i64)>,
 }
 
 impl Verdict {
@@ -103,7 +105,8 @@ pub(super) fn device(
             verdict.ticks_due += 1;
             let found = there.is_some_and(|there| there.contains(ts));
             verdict.ticks_found += u64::from(found);
-            !found
+            let tick = (name.to_owned(), source.clone(), *ts);
+            !found && !verdict.forgotten.contains(&tick)
         });
         let missing: Vec<i64> = missing.collect();
         let lived = (name, source.as_str(), lived.interval_ms);
@@ -162,6 +165,9 @@ fn series(
             });
         } else if killed {
             verdict.lost_by_broker += 1;
+            let source = path.split('/').nth(1).unwrap_or_default();
+            let tick = (name.to_owned(), source.to_owned(), *ts);
+            verdict.forgotten.insert(tick);
         } else {
             verdict.fault("acknowledged and lost", || {
                 format!("{name}{path} at {ts}: the broker had it, the collector was never given it (boot {boot} seq {seq})")
