@@ -1,9 +1,12 @@
 //! What the device says about itself: host facts, agent version, sources with their states, descriptors. One retained message, `about`.
 
+use std::collections::BTreeMap;
+
 use devmon_core::descriptor::DescriptorText;
 use devmon_core::wire::TimestampMs;
 use devmon_core::wire::about::{About, AgentFacts, HostFacts, SourceAbout};
 use devmon_core::wire::message::MAX_SENT_BYTES;
+use serde::Serialize;
 use tracing::warn;
 
 use crate::config::Settings;
@@ -35,7 +38,13 @@ pub fn host_facts() -> HostFacts {
     }
 }
 
-/// The payload. If it would be too large for a broker, help texts are left out first, then all descriptors.
+/// Longest version of a plugin that is passed on.
+const MAX_VERSION_BYTES: usize = 64;
+/// Most facts of one source, as JSON: some GPUs with their names.
+const MAX_FACTS_BYTES: usize = 8 * 1024;
+
+/// The payload: never larger than a broker takes, whatever plugins say of themselves. If it would be, help texts are left out first; then, source by source, the largest first, descriptors, with
+/// a reason at that source if it has none; then facts.
 #[must_use]
 pub fn payload(
     settings: &Settings,
@@ -55,32 +64,79 @@ pub fn payload(
         sources,
         descriptors,
     };
-    let json = |about: &About| serde_json::to_vec(about).unwrap_or_default(); // plain values into memory: no failure is possible
+    for source in &mut about.sources {
+        if let Some(version) = &mut source.version {
+            version.truncate(version.floor_char_boundary(MAX_VERSION_BYTES));
+        }
+        if json(&source.facts).len() > MAX_FACTS_BYTES {
+            warn!(
+                source = source.name,
+                "its facts are over {MAX_FACTS_BYTES} bytes and are left out"
+            );
+            source.facts.clear();
+        }
+    }
     let whole = json(&about);
     if whole.len() <= MAX_SENT_BYTES {
         return whole;
     }
-    about.descriptors.iter_mut().for_each(|d| d.help.clear());
-    let without_help = json(&about);
-    if without_help.len() <= MAX_SENT_BYTES {
-        warn!(
-            size_bytes = whole.len(),
-            "about is too large: help texts are left out"
-        );
-        return without_help;
-    }
     warn!(
         size_bytes = whole.len(),
-        "about is too large: descriptors are left out"
+        "about is too large: help texts are left out"
     );
-    about.descriptors.clear();
-    json(&about)
+    about.descriptors.iter_mut().for_each(|d| d.help.clear());
+    loop {
+        let bytes = json(&about);
+        if bytes.len() <= MAX_SENT_BYTES || !shrink(&mut about) {
+            return bytes;
+        }
+    }
+}
+
+/// Leaves out the largest part that may be left out; false if there is none any more.
+fn shrink(about: &mut About) -> bool {
+    let source_of = |d: &DescriptorText| {
+        let first = d.path.trim_start_matches('/').split('/').next();
+        first.unwrap_or_default().to_owned()
+    };
+    let mut sizes: BTreeMap<String, usize> = BTreeMap::new();
+    for descriptor in &about.descriptors {
+        *sizes.entry(source_of(descriptor)).or_default() += json(descriptor).len();
+    }
+    if let Some((name, bytes)) = sizes.into_iter().max_by_key(|(_, bytes)| *bytes) {
+        let reason = format!(
+            "its descriptors take {bytes} bytes, too much for one message, and are left out: its metrics have no units"
+        );
+        warn!(source = name, reason, "about is too large");
+        about.descriptors.retain(|d| source_of(d) != name);
+        let source = about.sources.iter_mut().find(|s| s.name == name);
+        if let Some(source) = source.filter(|s| s.reason.is_none()) {
+            source.reason = Some(reason);
+        }
+        return true;
+    }
+    if about.sources.iter().any(|s| !s.facts.is_empty()) {
+        warn!("about is too large: facts are left out");
+        about.sources.iter_mut().for_each(|s| s.facts.clear());
+        return true;
+    }
+    // What is left of a source is some hundred bytes and its reason: hundreds of sources.
+    let left_out = about.sources.len() - about.sources.len() / 2;
+    warn!(left_out, "about is too large: sources are left out");
+    about.sources.truncate(about.sources.len() / 2);
+    left_out > 0
+}
+
+/// Plain values into memory: no failure is possible.
+fn json<T: Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use devmon_core::descriptor::Kind;
+    use devmon_core::wire::about::SourceState;
 
     #[test]
     fn an_about_that_is_too_large_loses_help_before_descriptors() {
@@ -111,6 +167,44 @@ mod tests {
             (500, 0)
         );
         assert!(read(many(10_000, 0)).descriptors.is_empty());
+
+        // One source's are left out, the others' stay, and it has the reason.
+        let source = |name: &str, facts: usize| SourceAbout {
+            name: name.into(),
+            state: SourceState::Ok,
+            reason: None,
+            interval_ms: 1000,
+            version: Some("1".repeat(10_000)),
+            file: None,
+            facts: serde_json::Map::from_iter([("x".into(), "y".repeat(facts).into())]),
+        };
+        let mut descriptors = many(10_000, 0);
+        descriptors.extend(many(10, 0).into_iter().map(|d| DescriptorText {
+            path: d.path.replace("/source/", "/cpu/"),
+            ..d
+        }));
+        let sources = vec![source("cpu", 10), source("source", 1_000_000)];
+        let bytes = payload(&settings, &host_facts(), sources, descriptors);
+        assert!(bytes.len() <= MAX_SENT_BYTES);
+        let about: About = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!(about.descriptors.len(), 10);
+        let [cpu, large] = &about.sources[..] else {
+            panic!("{about:?}")
+        };
+        assert_eq!((cpu.reason.as_ref(), cpu.facts.len()), (None, 1));
+        assert_eq!(
+            cpu.version.as_ref().map(String::len),
+            Some(MAX_VERSION_BYTES)
+        );
+        assert!(large.reason.as_ref().unwrap().contains("left out") && large.facts.is_empty());
+
+        // And if there is nothing else to leave out.
+        let sources = (0..2000).map(|i| SourceAbout {
+            reason: Some("r".repeat(500)),
+            ..source(&i.to_string(), 8000)
+        });
+        let bytes = payload(&settings, &host_facts(), sources.collect(), Vec::new());
+        assert!(bytes.len() <= MAX_SENT_BYTES);
     }
 
     #[test]

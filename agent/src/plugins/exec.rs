@@ -14,6 +14,8 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use devmon_core::descriptor::{self, Descriptor};
+use devmon_core::path::MAX_DEPTH;
+use devmon_core::tree::MAX_LEAVES;
 use devmon_core::wire::json::tree_from_json;
 use devmon_core::{MetricTree, Node, Value};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -21,6 +23,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::host::{self, Limits, Log};
 use super::load::Round;
 use super::source::{Answer, Made, judge};
+use super::supervise::cut;
 
 /// As for a tree of a plugin: 10 000 leaves with long names.
 const MAX_OUTPUT_BYTES: usize = 4 * 1024 * 1024;
@@ -214,7 +217,7 @@ pub fn parse(output: &[u8]) -> Answer {
 }
 
 fn lines(text: &str) -> Result<MetricTree, String> {
-    let mut tree = MetricTree::new();
+    let (mut tree, mut leaves) = (MetricTree::new(), 0);
     for (number, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
@@ -222,22 +225,32 @@ fn lines(text: &str) -> Result<MetricTree, String> {
         }
         let at = number + 1;
         let Some((path, value)) = line.split_once(char::is_whitespace) else {
+            let line = cut(line);
             return Err(format!("line {at}: {line:?} has no value after its path"));
         };
         let names: Vec<&str> = path.trim_matches('/').split('/').collect();
         let Some((leaf, branches)) = names.split_last() else {
             continue;
         };
+        // Here and not only in `judge`: what looks at a tree, and what drops it, goes down with it.
+        if names.len() > MAX_DEPTH {
+            return Err(format!("line {at}: deeper than {MAX_DEPTH} levels"));
+        }
+        leaves += 1;
+        if leaves > MAX_LEAVES {
+            return Err(format!("line {at}: more than {MAX_LEAVES} values"));
+        }
         let mut branch = &mut tree;
         for name in branches {
             if matches!(branch.get(name), Some(Node::Leaf(_))) {
-                return Err(format!("line {at}: {path} lies below a value"));
+                return Err(format!("line {at}: {} lies below a value", cut(path)));
             }
             branch = branch.branch(*name);
         }
         if branch.get(leaf).is_some() {
             return Err(format!(
-                "line {at}: {path} stands twice, or has values below it"
+                "line {at}: {} stands twice, or has values below it",
+                cut(path)
             ));
         }
         branch.insert(*leaf, Node::Leaf(value_of(value.trim())));
@@ -290,6 +303,20 @@ mod tests {
             leaves("a -1e3\nb nan\nc \"1 x\""),
             ["/a -1000.0", "/b nan", "/c 1 x"]
         );
+    }
+
+    #[test]
+    fn what_is_too_deep_or_too_much_is_refused_before_it_is_a_tree() {
+        let deep = |levels: usize| format!("{}x 1", "a/".repeat(levels));
+        assert_eq!(leaves(&deep(MAX_DEPTH - 1)).len(), 1);
+        // Deep enough to overflow a stack, if it became a tree.
+        for levels in [MAX_DEPTH, 1_000_000] {
+            assert!(refused(&deep(levels)).contains("line 1: deeper than 16 levels"));
+        }
+        let many: String = (0..=MAX_LEAVES).map(|i| format!("v{i} 1\n")).collect();
+        assert!(refused(&many).contains("line 10001: more than 10000 values"));
+        let long = refused(&format!("{}\n", "a".repeat(1_000_000)));
+        assert!(long.len() < 1000, "{}", long.len());
     }
 
     #[test]

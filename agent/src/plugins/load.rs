@@ -32,6 +32,7 @@ use devmon_core::{CollectError, MetricTree};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
 use super::elf;
+use super::supervise::cut;
 
 /// Which interface a plugin was built for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -373,7 +374,7 @@ impl LoadedSource {
             Self::Rust(source) => {
                 let collected = source.collect();
                 if collected.outcome == rust::outcome::PANICKED {
-                    return Round::Panicked(collected.reason.into_string());
+                    return Round::Panicked(cut(&collected.reason).into_owned());
                 }
                 match rust::tree_from_collected(collected) {
                     Ok((tree, unknown)) => return Round::Tree(tree, unknown),
@@ -387,8 +388,8 @@ impl LoadedSource {
         };
         match error {
             CollectError::NoData => Round::NoData,
-            CollectError::Unavailable(reason) => Round::Unavailable(reason),
-            CollectError::Failed(reason) => Round::Failed(reason),
+            CollectError::Unavailable(reason) => Round::Unavailable(cut(&reason).into_owned()),
+            CollectError::Failed(reason) => Round::Failed(cut(&reason).into_owned()),
         }
     }
 
@@ -445,9 +446,10 @@ impl CSource {
         let source = Self { functions, handle };
         if handle.is_null() {
             let said = source.text(functions.error);
-            return Err(said
-                .and_then(Result::ok)
-                .unwrap_or_else(|| "devmon_plugin_new returned NULL".into()));
+            return Err(said.and_then(Result::ok).map_or_else(
+                || "devmon_plugin_new returned NULL".into(),
+                |said| cut(&said).into_owned(),
+            ));
         }
         Ok(source)
     }

@@ -13,6 +13,7 @@
 //!
 //! An answer that comes after the deadline is not published: nobody can say when its values were read.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,21 @@ pub const CRASH_WINDOW: Duration = Duration::from_secs(3600);
 pub const MIN_DEADLINE: Duration = Duration::from_secs(2);
 /// A source that hangs is found out within this time, however seldom it is asked.
 pub const MAX_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Longest reason: some lines on a screen. It travels in `about`, in the status and in the log.
+pub const MAX_REASON_BYTES: usize = 500;
+/// A source that fails with another text each time is told of this often; its newest reason stands in the status.
+pub const REASON_PACE: Duration = Duration::from_secs(60);
+
+/// A text of others, not longer than a reason.
+#[must_use]
+pub fn cut(text: &str) -> Cow<'_, str> {
+    if text.len() <= MAX_REASON_BYTES {
+        return text.into();
+    }
+    let end = text.floor_char_boundary(MAX_REASON_BYTES - '…'.len_utf8());
+    format!("{}…", text.get(..end).unwrap_or_default()).into()
+}
 
 /// How long a source with this interval may take for a round.
 #[must_use]
@@ -58,6 +74,8 @@ pub struct Supervised {
     in_a_row: u32,
     /// When it crashed within the window.
     crashed: VecDeque<Instant>,
+    /// When a new reason was last told of.
+    told: Option<Instant>,
 }
 
 impl Supervised {
@@ -74,6 +92,7 @@ impl Supervised {
             not_before: None,
             in_a_row: 0,
             crashed: VecDeque::new(),
+            told: None,
         }
     }
 
@@ -152,13 +171,13 @@ impl Supervised {
                 let reason = format!("collect took {took_s} s; the most is {most} s");
                 self.become_(SourceState::Failing, Some(reason))
             }
-            Answer::Tree { left_out, .. } => self.become_(SourceState::Ok, left_out.clone()),
+            Answer::Tree { left_out, .. } => self.tell(now, SourceState::Ok, left_out.as_deref()),
             Answer::NoData => self.become_(SourceState::Ok, None),
             Answer::Unavailable(reason) => {
                 self.not_before = Some(now + UNAVAILABLE_PACE);
                 self.become_(SourceState::Unavailable, Some(reason.clone()))
             }
-            Answer::Failed(reason) => self.become_(SourceState::Failing, Some(reason.clone())),
+            Answer::Failed(reason) => self.tell(now, SourceState::Failing, Some(reason)),
             Answer::NotStarted(reason) => {
                 self.back_off(now);
                 self.become_(
@@ -210,7 +229,24 @@ impl Supervised {
         self.become_(SourceState::Failing, Some(reason))
     }
 
+    /// As [`become_`](Self::become_), but a reason in place of another is only told of now and then.
+    fn tell(&mut self, now: Instant, state: SourceState, reason: Option<&str>) -> bool {
+        let reason = reason.map(|r| cut(r).into_owned());
+        let same = self.state == state && self.reason.is_some() && reason.is_some();
+        let lately = |at: Instant| now.saturating_duration_since(at) < REASON_PACE;
+        if same && self.told.is_some_and(lately) {
+            self.reason = reason;
+            return false;
+        }
+        let changed = self.become_(state, reason);
+        if changed {
+            self.told = Some(now);
+        }
+        changed
+    }
+
     fn become_(&mut self, state: SourceState, reason: Option<String>) -> bool {
+        let reason = reason.map(|r| cut(&r).into_owned());
         if self.state == state && self.reason == reason {
             return false;
         }
@@ -312,6 +348,23 @@ mod tests {
         s.asked(now);
         s.answered(now, &tree());
         assert_eq!(s.state(), SourceState::Ok);
+    }
+
+    #[test]
+    fn reasons_are_short_and_a_new_one_each_round_is_told_of_once_a_minute() {
+        let (start, mut s) = (Instant::now(), Supervised::new("x", deadline(after(1))));
+        let mut told = 0;
+        for round in 0..120 {
+            s.asked(start + after(round));
+            let reason = format!("{round} {}", "é".repeat(100_000));
+            let (changed, _) = s.answered(start + after(round), &Answer::Failed(reason));
+            told += u32::from(changed);
+            let reason = s.reason().unwrap();
+            assert!(reason.starts_with(&format!("{round} é")) && reason.len() <= MAX_REASON_BYTES);
+        }
+        assert_eq!(told, 2);
+        s.asked(start + after(120));
+        assert_eq!(s.answered(start + after(120), &tree()), (true, true));
     }
 
     #[test]
