@@ -28,6 +28,9 @@ const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
 /// Longer ones can not be told from a dead source.
 const MAX_INTERVAL: Duration = Duration::from_secs(24 * 3600);
+/// Of a round: less blames a busy machine; more is no round any more.
+const MIN_TIMEOUT: Duration = Duration::from_millis(500);
+const MAX_TIMEOUT: Duration = Duration::from_secs(600);
 /// A smaller outbox would not hold one full message.
 const MIN_OUTBOX_BYTES: usize = 256 * 1024;
 /// Enough to take the peak off; a value on the dashboard is this much older at most.
@@ -47,7 +50,7 @@ pub enum LogFormat {
     Plain,
     /// JSON, one object a line, on standard error.
     Json,
-    /// The journal's own socket, with fields and priorities.
+    /// Lines on standard error with their priority and without a time, as journald wants them.
     Journald,
 }
 
@@ -122,6 +125,9 @@ impl Default for SpoolSettings {
 pub struct SourceSettings {
     #[serde(default, deserialize_with = "interval")]
     pub interval: Option<Duration>,
+    /// How long a round may take; none: its interval, within bounds.
+    #[serde(default, deserialize_with = "timeout")]
+    pub timeout: Option<Duration>,
     #[serde(default = "yes")]
     pub enabled: bool,
     pub isolation: Option<Isolation>,
@@ -137,6 +143,7 @@ impl Default for SourceSettings {
     fn default() -> Self {
         Self {
             interval: None,
+            timeout: None,
             enabled: true,
             isolation: None,
             memory_bytes: None,
@@ -389,6 +396,12 @@ impl Settings {
         let preferred = preferred.map(|p| p.clamp(MIN_INTERVAL, MAX_INTERVAL));
         own.or(preferred).unwrap_or(self.interval)
     }
+
+    /// How long a round of a source may take, if that is set.
+    #[must_use]
+    pub fn timeout_of(&self, name: &str) -> Option<Duration> {
+        self.sources.get(name)?.timeout
+    }
 }
 
 impl File {
@@ -471,6 +484,18 @@ fn interval<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Erro
     parse_interval(&text)
         .map(Some)
         .map_err(serde::de::Error::custom)
+}
+
+/// From [`MIN_TIMEOUT`] to [`MAX_TIMEOUT`].
+fn timeout<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(d)?;
+    let DurationText(timeout) = text.parse().map_err(serde::de::Error::custom)?;
+    if !(MIN_TIMEOUT..=MAX_TIMEOUT).contains(&timeout) {
+        return Err(serde::de::Error::custom(format!(
+            "{text} is out of range: 500ms to 10m"
+        )));
+    }
+    Ok(Some(timeout))
 }
 
 /// A duration from nothing to [`MAX_INTERVAL`].

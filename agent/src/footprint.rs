@@ -47,7 +47,7 @@ pub fn give_back_code() -> usize {
     let mut bytes = 0;
     for range in code(&smaps) {
         let length = range.end - range.start;
-        // SAFETY: the range is one whole mapping of this process, private, of a file, executable and not writable, and none of its pages was ever written to (`Anonymous: 0`, so no relocation
+        // SAFETY: the range is one whole mapping of this process, private, of a file, executable and not writable, and none of its pages was ever written to (`Anonymous` and `Swap` are 0, so no relocation
         // of a library linked with text relocations, and no breakpoint): what is mapped again is what was there. None goes meanwhile, since libraries are never unmapped.
         let given = unsafe {
             rustix::mm::madvise(
@@ -67,9 +67,9 @@ fn code(smaps: &str) -> Vec<Range<usize>> {
     let mut current = None;
     for line in smaps.lines() {
         match line.split_once(':') {
-            Some(("Anonymous", kilobytes)) if kilobytes.trim() == "0 kB" => {
-                found.extend(current.take());
-            }
+            // A page that was written to may have been swapped out since; `Swap` stands behind `Anonymous`.
+            Some(("Anonymous", kilobytes)) if kilobytes.trim() != "0 kB" => current = None,
+            Some(("Swap", kilobytes)) if kilobytes.trim() == "0 kB" => found.extend(current.take()),
             // Every mapping's first line holds a colon, too, but in its device: behind a blank.
             Some((key, _)) if !key.contains(' ') => {}
             _ => current = mapping_of_code(line),
@@ -96,8 +96,12 @@ mod tests {
 
     #[test]
     fn only_unwritten_private_mappings_of_files_count_as_code() {
-        let clean = "Rss: 4 kB\nAnonymous: 0 kB\nVmFlags: rd ex mr mw me\n";
-        let written = "Rss: 4 kB\nAnonymous:             4 kB\nVmFlags: rd ex mr mw me\n";
+        let clean =
+            "Rss: 4 kB\nAnonymous: 0 kB\nSwap:   0 kB\nSwapPss: 0 kB\nVmFlags: rd ex mr mw me\n";
+        let swapped =
+            "Rss: 0 kB\nAnonymous: 0 kB\nSwap:   4 kB\nSwapPss: 4 kB\nVmFlags: rd ex mr mw me\n";
+        let written =
+            "Rss: 4 kB\nAnonymous:             4 kB\nSwap: 0 kB\nVmFlags: rd ex mr mw me\n";
         let mut smaps = String::new();
         for (line, rest) in [
             (
@@ -123,6 +127,7 @@ mod tests {
             ("7000-9000 r-xp 00000000 00:00 0 [vdso]", clean),
             ("a000-b000 r-xp 00000000 00:00 0", clean),
             ("b000-c000 r-xp 00000000 fe:00 2 /lib/relocated.so", written),
+            ("b000-c000 r-xp 00000000 fe:00 2 /lib/sleeping.so", swapped),
             (
                 "c000-d000 r-xp 00000000 fe:00 2 /var/a folder/libx.so (deleted)",
                 clean,

@@ -254,7 +254,9 @@ impl Sources {
         interval: Duration,
     ) -> usize {
         let config = settings.config_of(&loaded.name);
-        let deadline = (self.deadline)(interval);
+        let deadline = settings
+            .timeout_of(&loaded.name)
+            .unwrap_or_else(|| (self.deadline)(interval));
         let mut running = Running {
             name: loaded.name.clone(),
             file,

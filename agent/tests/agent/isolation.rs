@@ -55,6 +55,7 @@ fn whatever_a_plugin_does_costs_nobody_else_a_tick() {
         ("loops", "LOOP", "failing", "did not answer within"),
         ("garbage", "GARBAGE", "failing", "an array is no metric"),
         ("not-utf8", "NOT_UTF8", "failing", "not UTF-8"),
+        ("shouts", "SHOUT", "failing", "xxxxxx"),
     ];
     for (name, mode, ..) in bad {
         let defines = [&format!("MODE={mode}"), "VERSION=1"];
@@ -62,12 +63,16 @@ fn whatever_a_plugin_does_costs_nobody_else_a_tick() {
     }
     let whole = std::fs::read(plugins.path("libexits.so")).unwrap();
     std::fs::write(plugins.path("libcut.so"), &whole[..whole.len() / 2]).unwrap();
+    let deep = format!("#!/bin/sh\necho {}x 1\n", "a/".repeat(30_000));
+    std::fs::write(plugins.path("deep"), deep).unwrap();
+    let executable = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(plugins.path("deep"), executable).unwrap();
     let mut agent = publish("i1", &broker, &plugins, &["--interval", "200ms"]);
 
     let mut waiting: BTreeSet<_> = bad
         .iter()
         .map(|b| b.0)
-        .chain(["cut", "huge", "panics"])
+        .chain(["cut", "huge", "panics", "deep", "descriptors"])
         .collect();
     let mut ticks = BTreeSet::new();
     let until = Instant::now() + Duration::from_secs(40);
@@ -85,11 +90,22 @@ fn whatever_a_plugin_does_costs_nobody_else_a_tick() {
                 ("libcut.so", "cut", "truncated"),
                 ("huge", "huge", "more than 10000 leaves"),
                 ("panics", "panics", "panicked: boom in round two"),
+                ("deep", "deep", "deeper than 16 levels"),
             ] {
                 let reason = source(line, name).map(|s| s["reason"].to_string());
                 if reason.is_some_and(|r| r.contains(part)) {
                     waiting.remove(key);
                 }
+            }
+            // One plugin's are too many for a message: another's are there all the same.
+            let about = json(line, "/about").unwrap_or_default();
+            let all = about["descriptors"].as_array().into_iter().flatten();
+            if all
+                .filter_map(|d| d["path"].as_str())
+                .any(|p| p.starts_with("/agent/"))
+                && source(line, "shouts").is_some()
+            {
+                waiting.remove("descriptors");
             }
             let frames = metrics(line)?.frames;
             let good = frames
@@ -235,6 +251,22 @@ fn an_executable_dropped_in_is_a_source() {
 }
 
 /// The children of a process.
+#[test]
+fn a_source_has_a_timeout_of_its_own() {
+    let broker = Broker::start();
+    let mut sub = broker.subscribe("devmon/#");
+    let plugins = Plugins::with(&[]);
+    let executable = std::fs::Permissions::from_mode(0o755);
+    std::fs::write(plugins.path("slow"), "#!/bin/sh\nsleep 1000\n").unwrap();
+    std::fs::set_permissions(plugins.path("slow"), executable).unwrap();
+    let config = plugins.path("agent.toml");
+    std::fs::write(&config, "[sources.slow]\ntimeout = \"600ms\"\n").unwrap();
+    let args = ["--interval", "1s", "--config", config.to_str().unwrap()];
+    let _agent = publish("i9", &broker, &plugins, &args);
+    let part = "did not end within 0.4 s and was killed";
+    wait_for_state(&mut sub, "slow", "failing", part);
+}
+
 fn children(pid: u32) -> Vec<u32> {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let lists = tasks

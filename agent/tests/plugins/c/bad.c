@@ -12,6 +12,7 @@
 #define LOOP 4
 #define GARBAGE 5
 #define NOT_UTF8 6
+#define SHOUT 7
 
 static int rounds;
 
@@ -42,6 +43,8 @@ char *devmon_plugin_collect(void *handle) {
             return strdup("{\"a\": [1,");
         case NOT_UTF8:
             return strdup("\xff\xfe");
+        case SHOUT:
+            return NULL;
         }
     }
     char *json = malloc(64);
@@ -49,8 +52,26 @@ char *devmon_plugin_collect(void *handle) {
     return json;
 }
 
+/* Longer than any message may be. */
+const char *devmon_plugin_error(void *handle) {
+    static char text[400 * 1024];
+    (void)handle;
+    if (MODE != SHOUT)
+        return NULL;
+    memset(text, 'x', sizeof text - 1);
+    return text;
+}
+
 const char *devmon_plugin_describe(void *handle) {
     (void)handle;
+    if (MODE == SHOUT) { /* more than one message holds */
+        static char all[400 * 1024];
+        char *end = all;
+        for (int i = 0; i < 4000; i++)
+            end += sprintf(end, "%c{\"path\":\"/a_name_that_is_rather_long_%d\",\"unit\":\"1\",\"kind\":\"gauge\",\"help\":\"X.\"}", i ? ',' : '[', i);
+        strcpy(end, "]");
+        return all;
+    }
     return "[{\"path\":\"/rounds\",\"unit\":\"1\",\"kind\":\"gauge\",\"help\":\"Rounds so far.\"}]";
 }
 
