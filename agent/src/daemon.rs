@@ -103,7 +103,7 @@ struct Daemon {
     jitter: Duration,
     about_at: Option<Instant>,
     /// When the code of start-up is given back; `None`: it is.
-    settled_at: Option<Instant>,
+    give_back_at: Instant,
 }
 
 /// Runs until a signal.
@@ -197,7 +197,7 @@ pub async fn run(settings: Settings, broker: Broker, reread: Reread) -> anyhow::
         send_at: None,
         jitter,
         about_at: None,
-        settled_at: Some(Instant::now() + footprint::SETTLED),
+        give_back_at: Instant::now() + footprint::SETTLED,
     };
     daemon.run(&mut end).await;
     tokio::select! {
@@ -218,7 +218,7 @@ impl Daemon {
                 self.send_at,
                 self.about_at,
                 self.watchdog_at,
-                self.settled_at,
+                Some(self.give_back_at),
                 self.sources.next_overdue(),
                 self.publisher
                     .next_maintenance()
@@ -263,10 +263,10 @@ impl Daemon {
             service::alive();
             self.watchdog_at = Some(now + every);
         }
-        if self.settled_at.is_some_and(|at| now >= at) {
-            self.settled_at = None;
+        if now >= self.give_back_at {
+            self.give_back_at = now + footprint::AGAIN;
             let bytes = footprint::give_back_code();
-            debug!(bytes, "code of start-up is given back");
+            debug!(bytes, "code is given back");
         }
         for (index, tick) in self.schedule.due(reading.wall) {
             if index == OWN {

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 /// By then every source has been asked a few times, the connection stands and `about` is sent: what runs from here on is what runs each round.
 pub const SETTLED: Duration = Duration::from_secs(10);
+/// What runs seldom, such as a reconnect, comes back page by page and would stay: measured, 0.4 MB in the first hour.
+pub const AGAIN: Duration = Duration::from_secs(600);
 
 /// One heap for all threads. glibc gives each of the first eight times as many threads as there are cores a heap of its own, 132 KiB and more that are never given back; ours sleep, and never
 /// wait for each other in the allocator. To be called before the first thread is started.

@@ -3,7 +3,8 @@
 //!
 //! The broker is killed with -9 and started again. The network between agents and broker stalls, loses what comes back, is cut or unplugged, and so,
 //! but for the last, is that between broker and collector. Agents are
-//! killed with -9. The collector is killed or ended and stays away, once for a sixth of the whole run. An agent's clock steps. Outages overlap as they come.
+//! killed with -9. The collector is killed or ended and stays away, once for a sixth of the whole run, in one of half an hour or more for twelve
+//! minutes: to the agent at 200 ms that is as many rounds as an hour at 1 s. An agent's clock steps. Outages overlap as they come.
 //!
 //! The network is two relays of ours (`relay`), and a namespace for the agents where we may make one (`cable`). The relays see every PUBLISH and PUBACK: the ledger of what was acknowledged is theirs, not the agents' (`ledger`). At the end everything is
 //! repaired, the agents drain, and `check` reads all that is stored.
@@ -235,6 +236,14 @@ impl Chaos {
         Duration::from_secs_f64(self.minutes * 60.0)
     }
 
+    fn long_absence(&self) -> Duration {
+        let length = self.length();
+        if length >= Duration::from_secs(30 * 60) {
+            return Duration::from_secs(12 * 60);
+        }
+        length / 6
+    }
+
     fn may(&self, event: Event) -> bool {
         self.events.is_empty() || self.events.contains(&event)
     }
@@ -287,7 +296,7 @@ impl Run<'_> {
                 && self.world.collector.is_some()
             {
                 long_absence = None;
-                self.end_collector(self.chaos.length() / 6)?;
+                self.end_collector(self.chaos.long_absence())?;
                 continue;
             }
             self.one()?;
