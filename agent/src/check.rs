@@ -24,6 +24,12 @@ pub async fn check(settings: &Settings) -> ExitCode {
             return ExitCode::from(crate::cli::EX_CONFIG);
         }
     };
+    if !settings.plugin_dir.is_dir() {
+        let dir = settings.plugin_dir.display();
+        warn(format_args!(
+            "plugin directory {dir} does not exist: nothing is measured but the agent itself until it does"
+        ));
+    }
     let mut known = Vec::new();
     for file in &found {
         match &file.verdict {
@@ -49,7 +55,7 @@ pub async fn check(settings: &Settings) -> ExitCode {
         }
     }
 
-    let (mut sources, mut reports) = Sources::start(found, settings, |_| supervise::MIN_DEADLINE);
+    let (mut sources, mut reports) = Sources::start(found, settings, supervise::deadline);
     show::round(
         &mut sources,
         &mut reports,

@@ -21,9 +21,6 @@ use crate::plugins::supervise;
 /// Between the two rounds of `collect`: sources of rates have nothing to say in their first, and sysinfo averages over at least 200 ms.
 const BETWEEN_ROUNDS: Duration = Duration::from_millis(300);
 
-/// For a round of `collect`: somebody waits at the terminal, whatever the interval is.
-const DEADLINE: Duration = supervise::MIN_DEADLINE;
-
 /// How `collect` prints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
@@ -44,7 +41,7 @@ pub async fn collect(settings: &Settings, format: Format) -> ExitCode {
     if found.is_empty() {
         eprintln!("no plugins in {}", settings.plugin_dir.display());
     }
-    let (mut sources, mut reports) = Sources::start(found, settings, |_interval| DEADLINE);
+    let (mut sources, mut reports) = Sources::start(found, settings, supervise::deadline);
     let mut device = MetricTree::new();
     round(&mut sources, &mut reports, &mut device).await;
     tokio::time::sleep(BETWEEN_ROUNDS).await;

@@ -335,11 +335,13 @@ unsafe fn required<T: Copy>(
         .map_err(|_| Refusal::MissingFunction(name.to_owned()))
 }
 
-/// `libdevmon_x.so` and `libx.so` give `x`.
+/// `libx.so`, `libdevmon_x.so` and `libdevmon_plugin_x.so` give `x`.
 fn name_from_file(path: &Path) -> String {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let stem = stem.strip_prefix("lib").unwrap_or(&stem);
-    stem.strip_prefix("devmon_").unwrap_or(stem).to_owned()
+    let ours = ["devmon_plugin_", "devmon_"];
+    let name = ours.iter().find_map(|ours| stem.strip_prefix(ours));
+    name.unwrap_or(stem).to_owned()
 }
 
 /// libloading's own text is only "dlopen failed"; the reason is in the source. The loader's text starts with the path, which the reader already has.
@@ -509,6 +511,8 @@ mod tests {
     fn a_c_plugin_is_named_by_its_file() {
         for (file, name) in [
             ("/p/libdevmon_x.so", "x"),
+            ("/p/libdevmon_plugin_x.so", "x"),
+            ("/p/libplugin_x.so", "plugin_x"),
             ("libx.so", "x"),
             ("/p/libtank-level.so", "tank-level"),
         ] {

@@ -483,8 +483,9 @@ fn idle(name: String, state: SourceState, reason: String, file: String) -> Sourc
 /// Configured sources that no plugin provides: most often a misspelt name.
 #[must_use]
 pub fn unknown(settings: &Settings, known: &[&str]) -> Vec<String> {
-    let names = settings.sources.keys();
-    names
+    let wanted = settings.sources.iter().filter(|(_, s)| s.enabled);
+    wanted
+        .map(|(name, _)| name)
         .filter(|name| *name != own::NAME && !known.contains(&name.as_str()))
         .map(|name| match nearest(name, known) {
             Some(near) => format!(

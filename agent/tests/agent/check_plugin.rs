@@ -250,7 +250,7 @@ fn what_is_no_plugin_is_said_with_all_that_it_lacks() {
             ("libunresolved.so", "load", "no_such_function_anywhere"),
             ("libcut.so", "file", "truncated"),
             ("plugin.txt", "file", "not a shared library"),
-            ("plugin.txt", "file", "does not look at a file of this name"),
+            ("plugin.txt", "file", "does not take a file of this name"),
             ("libtest_plugin_abi_2_0.so", "abi", "built for ABI 2.0"),
             ("libtest_plugin_other_layout.so", "abi", "its types differ"),
         ],

@@ -75,8 +75,9 @@ impl Judge {
         };
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         if !(name.starts_with("lib") && name.ends_with(".so")) {
-            let problem = "the agent does not look at a file of this name";
-            judge.wrong("file", problem, "name it lib<name>.so");
+            let problem = "the agent does not take a file of this name for a library";
+            let advice = "name it lib<name>.so; an executable is tried out with `devmon-agent collect`, in a plugin directory of its own";
+            judge.wrong("file", problem, advice);
         }
         judge
     }
