@@ -56,6 +56,7 @@ pub(super) fn options() -> Options {
     Options {
         retention: Duration::from_secs(100 * 365 * 86_400),
         archive_after: Duration::from_secs(1000 * 365 * 86_400), // not by itself
+        seal_age: Duration::from_secs(1000 * 365 * 86_400), // nor this: what the tests send arrived long ago
         ..Options::default()
     }
 }
