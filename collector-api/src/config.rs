@@ -14,6 +14,7 @@ use devmon_core::wire::TopicScheme;
 use serde::Deserialize;
 
 use crate::cli::RunArgs;
+use crate::forward;
 use crate::intake::{BrokerSettings, IntakeSettings, Limits};
 use crate::store::{Keep, Options};
 
@@ -66,6 +67,8 @@ pub struct File {
     log_format: Option<String>,
     #[serde(default)]
     store: StoreKeys,
+    #[serde(default)]
+    remote_write: Vec<forward::Keys>,
 }
 
 /// When the heads are sealed: [`Options`]. The defaults suit every load that is known; tests want many small seals.
@@ -154,6 +157,8 @@ pub struct Settings {
     pub broker: Option<BrokerSettings>,
     pub intake: IntakeSettings,
     pub store: Options,
+    /// Who takes what is stored, too.
+    pub remote_write: Vec<forward::Target>,
     pub log_format: LogFormat,
 }
 
@@ -360,6 +365,8 @@ impl Settings {
         ] {
             *limit = said.unwrap_or(*limit);
         }
+        let remote_write = forward_to(file.remote_write)
+            .map_err(|what| Invalid(format!("{}: remote_write: {what}.", layers.file)))?;
         Ok(Self {
             data_dir: data_dir.map_or_else(|| PathBuf::from("data"), |d| d.value),
             http: http_addr,
@@ -372,6 +379,7 @@ impl Settings {
             broker,
             intake,
             store,
+            remote_write,
             log_format: log_format
                 .map(|said| parse_log_format(&said))
                 .transpose()?
@@ -429,6 +437,13 @@ impl fmt::Display for Settings {
                 broker.host, broker.port, broker.client_id
             )?;
         }
+        for target in &self.remote_write {
+            writeln!(
+                f,
+                "forward by remote write to {} as {}",
+                target.url, target.name
+            )?;
+        }
         Ok(())
     }
 }
@@ -438,6 +453,17 @@ fn default(value: &str) -> Said<String> {
         value: value.to_owned(),
         by: "default".into(),
     }
+}
+
+/// The targets; an error names which of them it is about.
+fn forward_to(all: Vec<forward::Keys>) -> Result<Vec<forward::Target>, String> {
+    let numbered = all.into_iter().enumerate();
+    let checked = numbered.map(|(n, keys)| {
+        forward::Target::new(keys).map_err(|what| format!("number {}: {what}", n + 1))
+    });
+    let targets: Vec<_> = checked.collect::<Result<_, _>>()?;
+    forward::check_names(&targets)?;
+    Ok(targets)
 }
 
 fn listen(

@@ -6,7 +6,8 @@
 //! 2. [`store`] keeps samples: what is durable when, how it is ordered, when it is visible.
 //! 3. [`query`] answers over the store: status of devices, ranges, buckets, rates. Pure logic; the only place where rates are made.
 //! 4. [`events`] tells what happens as it happens: made of what is committed, kept for a while, read by followers.
-//! 5. [`api`] is the REST API and the dashboard's files; the only room that knows HTTP.
+//! 5. [`forward`] passes on what is committed, by remote write.
+//! 6. [`api`] is the REST API and the dashboard's files; the only room that knows HTTP.
 //!
 //! Around them: [`commands`] looks after a store that does not run; [`cli`] is what was typed, [`config`] what it means, [`serve`] wires the rooms together and takes them down in order,
 //! [`certs`] makes certificates for development.
@@ -17,6 +18,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod events;
+pub mod forward;
 pub mod intake;
 pub mod query;
 pub mod serve;

@@ -1,7 +1,7 @@
 //! Wires the rooms together, says when they are ready, and takes them down in order.
 //!
 //! Up: sockets first (a port that is taken should not cost a replay of the journal), then the API, which says how far the store is, then the store, then intake. Down, on SIGTERM or SIGINT: intake
-//! stops taking messages and commits what it has, the API finishes what it is answering, the store is closed. A second signal ends the process
+//! stops taking messages and commits what it has, forwarding writes down how far it is, the API finishes what it is answering, the store is closed. A second signal ends the process
 //! at once; what was acknowledged is on disk at any time. A signal while the store opens ends the process as well: opening may be broken off anywhere.
 
 use std::io::Write as _;
@@ -20,6 +20,7 @@ use crate::api::{Api, Front};
 use crate::commands;
 use crate::config::{Listen, Settings};
 use crate::events::Events;
+use crate::forward;
 use crate::intake::{Intake, Listener, subscribe};
 use crate::store::engine::Store;
 use crate::store::{Engine, HowFar};
@@ -98,6 +99,9 @@ async fn serve(settings: Settings) -> anyhow::Result<Ended> {
     let mut http = tokio::spawn(server.run(front.clone(), http_stops));
     tracing::info!(data_dir = %settings.data_dir.display(), http = %http_addr, "opening the store");
     let (dir, options) = (settings.data_dir.clone(), settings.store);
+    // Before the store is open: its first seal has to know what is needed still.
+    let prepared =
+        forward::Prepared::new(&settings.data_dir, settings.remote_write, &options.pins)?;
     let opening = move || Engine::open_watched(&dir, options, &how_far);
     let store = tokio::select! {
         store = tokio::task::spawn_blocking(opening) => store?,
@@ -125,10 +129,14 @@ async fn serve(settings: Settings) -> anyhow::Result<Ended> {
                 .context("broker")
         });
     }
+    let (stop_forwarding, forwarding_stops) = watch::channel(false);
+    let (mut forwarding, progress) =
+        prepared.start(&store, &intake.commits(), &forwarding_stops)?;
     let asked = intake.clone();
     let status = move || asked.status();
     let (events, event_maker) = Events::start(intake.feed(), store.clone(), most_clients as u64);
-    front.open(Api::new(store.clone(), status, mode, started).with_events(events));
+    let api = Api::new(store.clone(), status, mode, started).with_events(events);
+    front.open(api.with_forwarding(progress));
 
     say(&ready)?;
     tracing::info!(data_dir = %settings.data_dir.display(), mode, "collector runs");
@@ -161,6 +169,11 @@ async fn serve(settings: Settings) -> anyhow::Result<Ended> {
         transports.shutdown().await;
     }
     drop(intake);
+    let _ = stop_forwarding.send(true);
+    let ended = async { while forwarding.join_next().await.is_some() {} };
+    if tokio::time::timeout(DEADLINE, ended).await.is_err() {
+        forwarding.abort_all(); // what they had no answer to is sent at the next start
+    }
     let _ = stop_http.send(true);
     if !http.is_finished() {
         let _ = http.await;

@@ -140,7 +140,39 @@ fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'s
     Ok(certs)
 }
 
-fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
+/// For calling an HTTPS server that one of `roots` has signed, with a certificate and its key if the server asks for one.
+///
+/// # Errors
+/// [`TlsError`] naming the file.
+pub fn https_config(
+    roots: RootCertStore,
+    identity: Option<(&Path, &Path)>,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let pair_error = |error: rustls::Error| {
+        let (cert, key) = identity.unwrap_or((Path::new("none"), Path::new("none")));
+        TlsError::Pair {
+            cert: cert.to_owned(),
+            key: key.to_owned(),
+            detail: error.to_string(),
+        }
+    };
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(pair_error)?
+        .with_root_certificates(roots);
+    let Some((cert, path)) = identity else {
+        return Ok(Arc::new(builder.with_no_client_auth()));
+    };
+    let config = builder.with_client_auth_cert(certificates("certificate", cert)?, key(path)?);
+    config.map(Arc::new).map_err(pair_error)
+}
+
+/// The certificate authorities of a PEM file.
+///
+/// # Errors
+/// [`TlsError`] naming the file.
+pub fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
     let mut store = RootCertStore::empty();
     for cert in certificates("CA certificate", path)? {
         store.add(cert).map_err(|e| TlsError::Content {

@@ -67,6 +67,26 @@ fn the_first_releases_segment_is_still_read() {
     assert_eq!(payloads(&journal, Position::START), expected);
 }
 
+/// The reader reads a part of a segment at a time; records lie across its ends, or are longer.
+#[test]
+fn records_of_any_length_are_read_whole_from_any_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = open(dir.path());
+    let lengths = [1, 700_000, 400_000, 3 << 20, 5, (1 << 20) - 8, 1 << 20, 2];
+    let mut starts = vec![Position::START];
+    for (i, length) in lengths.into_iter().enumerate() {
+        starts.push(journal.append(&vec![i as u8; length]).unwrap());
+    }
+    journal.commit().unwrap();
+    for (first, start) in starts.into_iter().enumerate() {
+        let read = payloads(&journal, start).into_iter();
+        let read: Vec<_> = read.map(|payload| (payload[0], payload.len())).collect();
+        let expected = lengths.into_iter().enumerate().skip(first);
+        let expected: Vec<_> = expected.map(|(i, length)| (i as u8, length)).collect();
+        assert_eq!(read, expected);
+    }
+}
+
 #[test]
 fn reading_and_trimming_go_by_position() {
     let dir = tempfile::tempdir().unwrap();

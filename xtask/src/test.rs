@@ -26,7 +26,8 @@ impl Test {
             ("make", "make"),
             ("curl", "curl"),
             ("zstd", "zstd"),
-            ("promtool", "prometheus"), // also has the server, which scrapes and is compared with
+            ("promtool", "prometheus"), // also has the server, which scrapes, is compared with, and takes remote write
+            ("victoria-metrics", "victoria-metrics"),
         ];
         let steps: &[Step<'_>] = &[
             ("Needed programs", &|| prepare::debian_packages(&packages)),

@@ -216,7 +216,9 @@ pub(super) fn status(api: &Api, call: &Call, _: &Segment) -> Result<Response, Pr
     call.params(&[])?;
     let store = api.store.status();
     let intake = (api.intake)();
-    let counts = devices::count(&*api.store, TimestampMs::now());
+    let now = TimestampMs::now();
+    let counts = devices::count(&*api.store, now);
+    let forwarding: Vec<_> = api.forwarding.iter().map(|p| p.figures(now)).collect();
     Ok(reply::json(&reply::Status {
         version: env!("CARGO_PKG_VERSION"),
         started: api.started,
@@ -229,6 +231,7 @@ pub(super) fn status(api: &Api, call: &Call, _: &Segment) -> Result<Response, Pr
         intake: reply::Intake::new(api.mode, &intake, &store),
         store: (&store).into(),
         events: api.events.counters().into(),
+        remote_write: forwarding.iter().map(Into::into).collect(),
     }))
 }
 

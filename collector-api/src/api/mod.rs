@@ -25,6 +25,7 @@ use std::sync::{Arc, OnceLock};
 use devmon_core::wire::TimestampMs;
 
 use crate::events::Events;
+use crate::forward::Progress;
 use crate::intake::IntakeStatus;
 use crate::query::descriptors::DescriptorCache;
 use crate::query::names::NamesCache;
@@ -42,6 +43,8 @@ pub struct Api {
     pub started: TimestampMs,
     pub descriptors: DescriptorCache,
     pub events: Events,
+    /// How forwarding goes, target by target.
+    pub forwarding: Vec<Arc<Progress>>,
     /// The words of Prometheus for them.
     pub names: NamesCache,
     /// What was answered since the start.
@@ -63,6 +66,7 @@ impl Api {
             started,
             descriptors: DescriptorCache::default(),
             events: Events::default(),
+            forwarding: Vec::new(),
             names: NamesCache::default(),
             requests: prometheus::Requests::default(),
         }
@@ -72,6 +76,13 @@ impl Api {
     #[must_use]
     pub fn with_events(mut self, events: Events) -> Self {
         self.events = events;
+        self
+    }
+
+    /// With what is forwarded; without this nothing is.
+    #[must_use]
+    pub fn with_forwarding(mut self, forwarding: Vec<Arc<Progress>>) -> Self {
+        self.forwarding = forwarding;
         self
     }
 }

@@ -17,6 +17,7 @@ use warp::http::{HeaderValue, StatusCode};
 use warp::hyper::body::Bytes;
 
 use crate::events::Counters;
+use crate::forward::Figures;
 use crate::intake::IntakeStatus;
 use crate::query::aggregate::Aggregate;
 use crate::query::column::Column;
@@ -374,6 +375,7 @@ pub struct Status<'a> {
     pub(super) intake: Intake<'a>,
     pub(super) store: StoreFigures<'a>,
     pub(super) events: EventFigures,
+    pub(super) remote_write: Vec<RemoteWrite<'a>>,
 }
 
 #[derive(Serialize)]
@@ -482,6 +484,41 @@ impl From<&Counters> for EventFigures {
             sent: counters.sent.load(Relaxed),
             gaps: counters.gaps.load(Relaxed),
             dropped: counters.dropped.load(Relaxed),
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct RemoteWrite<'a> {
+    name: &'a str,
+    url: &'a str,
+    /// `ok`, or `failing` while requests are not answered.
+    state: &'static str,
+    reason: Option<&'a str>,
+    samples_sent: u64,
+    samples_dropped: BTreeMap<&'static str, u64>,
+    failures: BTreeMap<&'static str, u64>,
+    behind_seconds: f64,
+    behind_bytes: u64,
+    last_sent: Option<TimestampMs>,
+    last_refusal: Option<&'a str>,
+}
+
+impl<'a> From<&'a Figures> for RemoteWrite<'a> {
+    fn from(figures: &'a Figures) -> Self {
+        let failing = figures.problem.is_some();
+        Self {
+            name: &figures.name,
+            url: &figures.url,
+            state: if failing { "failing" } else { "ok" },
+            reason: figures.problem.as_deref(),
+            samples_sent: figures.sent,
+            samples_dropped: figures.dropped.iter().copied().collect(),
+            failures: figures.failures.iter().copied().collect(),
+            behind_seconds: figures.behind_seconds,
+            behind_bytes: figures.behind_bytes,
+            last_sent: figures.last_sent,
+            last_refusal: figures.last_refusal.as_deref(),
         }
     }
 }

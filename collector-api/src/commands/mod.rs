@@ -23,6 +23,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use devmon_core::journal::JournalError;
 
+use crate::forward;
 use crate::store::engine::StoreError;
 use crate::store::{Engine, HowFar, Options};
 use progress::while_it_works;
@@ -41,6 +42,8 @@ fn open(dir: &Path) -> anyhow::Result<Engine> {
         seal_age: A_CENTURY, // samples that are imported came long ago; full heads are sealed all the same
         ..Options::default()
     };
+    // What waits to be forwarded is not trimmed meanwhile.
+    forward::pin_all(dir, &options.pins);
     let how_far = HowFar::default();
     let opened = while_it_works(
         "opening",

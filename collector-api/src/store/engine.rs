@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use devmon_core::journal::Position;
 use devmon_core::wire::about::{About, Presence};
 use devmon_core::wire::{DeviceId, FlatFrame, MessageId, Reason, TimestampMs};
 use devmon_core::{MetricPath, Value};
@@ -52,6 +53,30 @@ pub enum Committed {
     Duplicate,
     /// Nothing of it is kept: it would make more devices or series than `limit`, as the reason says.
     Refused { reason: Reason, limit: u64 },
+}
+
+/// Metrics messages that were committed, in the order of their commits.
+#[derive(Debug)]
+pub struct Stretch {
+    pub items: Vec<Followed>,
+    /// Where the next stretch begins.
+    pub end: Position,
+    /// The oldest place that can be read still; what was between an earlier one and this is gone.
+    pub oldest: Position,
+    /// Behind all that was committed.
+    pub committed: Position,
+    /// Bytes of journal behind the place from which it was read.
+    pub behind_bytes: u64,
+    /// Messages of another release that this one can not read.
+    pub unreadable: u64,
+}
+
+/// A message that was committed; its payload is not there, its frames are.
+#[derive(Debug)]
+pub struct Followed {
+    pub message: Accepted,
+    /// The place behind it.
+    pub end: Position,
 }
 
 /// A refused message, kept for whoever has to find out why.
@@ -312,6 +337,15 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError`]: it may be gone in part; it may be tried again.
     fn purge(&self, _device: &str) -> Result<bool, StoreError> {
         Err(StoreError::NotSupported("forget a device"))
+    }
+
+    /// Metrics messages behind `from`, about `max_bytes` of journal; with 0 none, only where the journal begins and ends. What was sealed is there as long as somebody
+    /// [pins](super::Pins) it.
+    ///
+    /// # Errors
+    /// [`StoreError::Journal`]: the journal is damaged, or can not be read.
+    fn follow(&self, _from: Position, _max_bytes: u64) -> Result<Stretch, StoreError> {
+        Err(StoreError::NotSupported("be followed"))
     }
 
     /// Dead letters, newest first, those with an id below `before` first, at most `limit`.

@@ -33,17 +33,18 @@ use super::days::{self, Days};
 use super::dead_letters::DeadLetters;
 use super::engine::{
     Accepted, Committed, Content, DeadLetter, DeviceRecord, SeriesRange, SeriesRecord,
-    SeriesRollups, Store, StoreError, StoreStatus,
+    SeriesRollups, Store, StoreError, StoreStatus, Stretch,
 };
 use super::kv::Kv;
 use super::open::{self, HowFar};
 use super::persist::Hour;
+use super::pin::Pins;
 use super::purge::Purged;
 use super::reserve::Reserve;
 use super::retention::Keep;
 use super::rollup::Tier;
 use super::seal::Sealer;
-use super::{range, record, stored};
+use super::{follow, range, record, stored};
 
 /// Trimming works by whole segments, and one always stays.
 const JOURNAL_SEGMENT_BYTES: u64 = 32 << 20;
@@ -86,6 +87,8 @@ pub struct Options {
     pub max_device_series: u64,
     /// Series of all devices.
     pub max_series: u64,
+    /// Who needs the journal for longer than the store does.
+    pub pins: Pins,
 }
 
 impl Default for Options {
@@ -107,6 +110,7 @@ impl Default for Options {
             max_devices: 1_000_000,
             max_device_series: 100_000,
             max_series: 10_000_000, // some 1.5 GB of memory
+            pins: Pins::default(),
         }
     }
 }
@@ -595,6 +599,10 @@ impl Store for Engine {
 
     fn kept_from(&self, tier: Tier) -> TimestampMs {
         stored::kept_from(&self.shared, tier)
+    }
+
+    fn follow(&self, from: Position, max_bytes: u64) -> Result<Stretch, StoreError> {
+        follow::follow(&self.shared, from, max_bytes)
     }
 
     fn dead_letters(

@@ -8,7 +8,8 @@
 //! 4. `compact`: closed days become files (`days`, `merge`, `archive`), which get coarser and go as they age (`retention`).
 //! 5. `range` reads files, blocks and heads together; [`rollup`] makes minutes and hours of them ([`tally`] is the arithmetic), `stored` takes those that files
 //!    have; `dead_letters` keeps what was refused.
-//! 6. [`verify`] and `look` read a store that nobody has open, damaged ones too.
+//! 6. `follow` reads the journal for those who pass on what was committed; `pin` keeps it for them.
+//! 7. [`verify`] and `look` read a store that nobody has open, damaged ones too.
 
 #[doc(hidden)]
 pub mod bench;
@@ -29,6 +30,7 @@ mod dead_letters;
 mod dedupe;
 #[cfg(test)]
 mod fault_tests;
+mod follow;
 mod groups;
 mod head;
 mod kv;
@@ -39,6 +41,7 @@ mod merge;
 mod names;
 mod open;
 mod persist;
+mod pin;
 mod purge;
 mod range;
 mod record;
@@ -57,4 +60,5 @@ pub use column::Cells;
 pub use local::{Engine, Options};
 pub use look::{Figures, TierFigures, figures};
 pub use open::HowFar;
+pub use pin::{Pin, Pins};
 pub use retention::{Keep, Pattern};

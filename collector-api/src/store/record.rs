@@ -71,6 +71,11 @@ fn put_head(kind: u8, device: &DeviceId, received: TimestampMs, out: &mut Vec<u8
     out.extend_from_slice(device);
 }
 
+/// True if it holds a metrics message, or says so.
+pub(super) fn is_metrics(record: &[u8]) -> bool {
+    record.get(1) == Some(&METRICS)
+}
+
 /// Reads a record and decodes its payload.
 ///
 /// # Errors

@@ -9,7 +9,7 @@
 //!    sealed, for it begins at the watermark; replaced records are removed then.*
 //!
 //! An error in 2 to 4 leaves what was cut in memory and in the journal, and the same seal is tried again; intake goes on meanwhile.
-//! The journal keeps its last segment even if all of it is sealed: its number is what the next segments count on from.
+//! What somebody [pins](super::Pins) of the journal is not trimmed. The journal keeps its last segment even if all of it is sealed: its number is what the next segments count on from.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::Ordering::Relaxed;
@@ -421,7 +421,9 @@ impl Sealer {
             segment: cut.upto.segment,
             offset: 0,
         };
-        if let Err(error) = lock(&self.shared.journal).trim_to(all_but_the_last) {
+        let held = self.shared.options.pins.oldest();
+        let no_longer_needed = held.map_or(all_but_the_last, |held| held.min(all_but_the_last));
+        if let Err(error) = lock(&self.shared.journal).trim_to(no_longer_needed) {
             tracing::warn!(%error, "the journal can not be trimmed; it is tried again at the next seal");
         }
         if let Err(error) = self.bury(written.purged) {

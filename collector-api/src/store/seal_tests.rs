@@ -56,6 +56,7 @@ pub(super) fn options() -> Options {
     Options {
         retention: Duration::from_secs(100 * 365 * 86_400),
         archive_after: Duration::from_secs(1000 * 365 * 86_400), // not by itself
+        seal_age: Duration::from_secs(1000 * 365 * 86_400), // nor this: what the tests send arrived long ago
         ..Options::default()
     }
 }
@@ -566,4 +567,45 @@ fn what_comes_while_a_seal_or_a_compaction_is_made_spoils_no_record() {
         let found = store.status().series;
         assert!(found > 0 && found <= whole, "step {n}: {found} of {whole}");
     }
+}
+
+#[test]
+fn what_is_pinned_of_the_journal_stays_and_is_read_in_order() {
+    use devmon_core::journal::Position;
+
+    let dir = tempfile::tempdir().unwrap();
+    let options = options();
+    let pin = options.pins.pin(Position::START);
+    let store = Engine::open(dir.path(), options).unwrap();
+    let (first, second) = batches();
+    store.commit(&first).unwrap();
+    store.seal_now().unwrap();
+    store.commit(&second).unwrap();
+    store.seal_now().unwrap();
+    let seen = |from, max_bytes| {
+        let stretch = store.follow(from, max_bytes).unwrap();
+        let items = stretch.items.iter();
+        let received: Vec<_> = items
+            .map(|item| item.message.received.0 - BASE_MS)
+            .collect();
+        (received, stretch)
+    };
+    let (all, whole) = seen(Position::START, u64::MAX);
+    assert_eq!(all, (0..40).chain(0..5).collect::<Vec<_>>()); // the status is not among them
+    assert_eq!(whole.end, whole.committed);
+    assert!(seen(whole.end, u64::MAX).0.is_empty());
+    // A stretch ends where the next begins.
+    let (some, part) = seen(Position::START, 500);
+    assert!((1..40).contains(&some.len()), "{some:?}");
+    assert_eq!(part.items.last().unwrap().end, part.end);
+    let (rest, _) = seen(part.end, u64::MAX);
+    assert_eq!([some, rest].concat(), all);
+    // What is no longer pinned goes with the next seal.
+    pin.move_to(whole.end);
+    store.commit(&first).unwrap();
+    store.commit(&[status("c", Presence::Online)]).unwrap();
+    store.seal_now().unwrap();
+    let (_, none) = seen(Position::START, 0);
+    assert!(none.oldest.segment > 0, "{none:?}");
+    drop(pin);
 }

@@ -102,6 +102,12 @@ pub(super) fn make_hole(bytes: &mut [u8], number: u64, offset: u64) {
     }
 }
 
+/// How long the payload behind this header says it is: that of no record if it is damaged.
+pub(super) fn stated_length(head: &[u8; RECORD_HEADER_BYTES]) -> u64 {
+    let [l0, l1, l2, l3, ..] = *head;
+    u64::from(u32::from_le_bytes([l0, l1, l2, l3]) & !HOLE)
+}
+
 /// What stands at `offset`, where `bytes` is the segment from there on; or what is wrong.
 pub(super) fn decode(bytes: &[u8], number: u64, offset: u64) -> Result<Entry<'_>, &'static str> {
     let Some((head, rest)) = bytes.split_first_chunk::<RECORD_HEADER_BYTES>() else {

@@ -6,6 +6,7 @@ use devmon_core::wire::TimestampMs;
 use super::super::Api;
 use super::requests::{BOUNDS_S, CLASSES};
 use super::text::{Exposition, Format, put_float};
+use crate::forward::Figures;
 use crate::query::devices::{self, Status};
 use crate::query::families::{Family, Type};
 
@@ -139,6 +140,9 @@ pub(super) fn expose(api: &Api, format: Format) -> String {
         store.dead_letters_bytes,
     );
 
+    for progress in &api.forwarding {
+        own.forwarding(&progress.figures(TimestampMs::now()));
+    }
     for (class, count) in CLASSES.iter().zip(api.requests.classes()) {
         own.labelled(
             "http_responses_total",
@@ -194,6 +198,66 @@ impl Own {
     ) {
         let family = family(name, type_, help);
         self.0.add(&family, labels.iter().copied(), &value.value());
+    }
+
+    fn forwarding(&mut self, figures: &Figures) {
+        let name = figures.name.as_str();
+        let to = [("target", name)];
+        let help = "Samples that a target of remote write has taken.";
+        self.labelled(
+            "remote_write_samples_sent_total",
+            Type::Counter,
+            help,
+            &to,
+            figures.sent,
+        );
+        for (reason, count) in &figures.dropped {
+            let help = "Samples that were not forwarded to a target, by reason.";
+            let labels = [("target", name), ("reason", *reason)];
+            self.labelled(
+                "remote_write_samples_dropped_total",
+                Type::Counter,
+                help,
+                &labels,
+                *count,
+            );
+        }
+        for (kind, count) in &figures.failures {
+            let help = "Requests to a target that had to be sent again, by kind.";
+            let labels = [("target", name), ("kind", *kind)];
+            self.labelled(
+                "remote_write_failures_total",
+                Type::Counter,
+                help,
+                &labels,
+                *count,
+            );
+        }
+        let help =
+            "How long ago the oldest message arrived that waits to be forwarded to a target.";
+        self.labelled(
+            "remote_write_behind_seconds",
+            Type::Gauge,
+            help,
+            &to,
+            figures.behind_seconds,
+        );
+        let help = "Journal that is kept for a target.";
+        self.labelled(
+            "remote_write_behind_bytes",
+            Type::Gauge,
+            help,
+            &to,
+            figures.behind_bytes,
+        );
+        let help = "1 while a target answers, 0 while requests are tried again.";
+        self.labelled(
+            "remote_write_up",
+            Type::Gauge,
+            help,
+            &to,
+            u64::from(figures.problem.is_none()),
+        );
     }
 
     fn durations(&mut self, api: &Api) {
