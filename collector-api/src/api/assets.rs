@@ -6,9 +6,7 @@
 use std::borrow::Cow;
 
 use rust_embed::{EmbeddedFile, RustEmbed};
-use warp::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, ETAG, IF_NONE_MATCH, REFERRER_POLICY,
-};
+use warp::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, ETAG, REFERRER_POLICY};
 use warp::http::{HeaderValue, StatusCode};
 use warp::hyper::body::Bytes;
 
@@ -30,9 +28,9 @@ const NOT_BUILT: &str = include_str!("not_built.html");
 #[allow_missing = true]
 struct Dashboard;
 
-pub(super) fn index(call: &Call, _: &Segment) -> Result<Response, Problem> {
+pub(super) fn index(_: &Call, _: &Segment) -> Result<Response, Problem> {
     Ok(match Dashboard::get("index.html") {
-        Some(file) => serve("index.html", file, call),
+        Some(file) => serve("index.html", file),
         None => with_policy(bytes(StatusCode::OK, "text/html; charset=utf-8", NOT_BUILT)),
     })
 }
@@ -43,7 +41,7 @@ pub(super) fn file(call: &Call, name: &Segment) -> Result<Response, Problem> {
         .as_deref()
         .and_then(|path| Some((path, Dashboard::get(path)?)));
     match file {
-        Some((path, file)) => Ok(serve(path, file, call)),
+        Some((path, file)) => Ok(serve(path, file)),
         None => Err(Problem::new(
             Kind::NotFound,
             format!("there is nothing at {}", call.path),
@@ -51,25 +49,13 @@ pub(super) fn file(call: &Call, name: &Segment) -> Result<Response, Problem> {
     }
 }
 
-fn serve(path: &str, file: EmbeddedFile, call: &Call) -> Response {
+fn serve(path: &str, file: EmbeddedFile) -> Response {
     let tag = format!("\"{}\"", hex(&file.metadata.sha256_hash()));
-    let known = call
-        .headers
-        .get(IF_NONE_MATCH)
-        .and_then(|v| v.to_str().ok());
-    let unchanged = known.is_some_and(|tags| {
-        tags.split(',')
-            .any(|t| t.trim().trim_start_matches("W/") == tag)
-    });
-    let mut response = if unchanged {
-        bytes(StatusCode::NOT_MODIFIED, content_type(path), Bytes::new())
-    } else {
-        let body = match file.data {
-            Cow::Borrowed(data) => Bytes::from_static(data),
-            Cow::Owned(data) => Bytes::from(data),
-        };
-        bytes(StatusCode::OK, content_type(path), body)
+    let body = match file.data {
+        Cow::Borrowed(data) => Bytes::from_static(data),
+        Cow::Owned(data) => Bytes::from(data),
     };
+    let mut response = bytes(StatusCode::OK, content_type(path), body);
     let headers = response.headers_mut();
     if let Ok(tag) = HeaderValue::try_from(tag) {
         headers.insert(ETAG, tag);

@@ -188,7 +188,8 @@ pub(super) fn series(api: &Api, call: &Call, device: &Segment) -> Result<Respons
     let params = call.params(&[
         "path", "from", "to", "step", "points", "agg", "limit", "cursor",
     ])?;
-    let query = params.series(&device.device()?, TimestampMs::now())?;
+    let now = TimestampMs::now();
+    let query = params.series(&device.device()?, now)?;
     let answer = range::series(&*api.store, &query)?;
     let about = api
         .store
@@ -209,7 +210,11 @@ pub(super) fn series(api: &Api, call: &Call, device: &Segment) -> Result<Respons
         .as_ref()
         .map(|cursor| page::link(&call.path, &params, cursor));
     let body = reply::Series::new(&query, &answer, &described, cursor.as_deref());
-    Ok(reply::with_link(reply::json(&body), link))
+    let mut response = reply::with_link(reply::json(&body), link);
+    if params.is_closed(query.to, now) {
+        reply::keep_closed(&mut response);
+    }
+    Ok(response)
 }
 
 pub(super) fn status(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
@@ -262,7 +267,7 @@ pub(super) fn dead_letter(api: &Api, call: &Call, id: &Segment) -> Result<Respon
 }
 
 pub(super) fn livez(_: &Call, _: &Segment) -> Result<Response, Problem> {
-    Ok(reply::json(&Probe {
+    Ok(probe(&Probe {
         status: "ok",
         reason: None,
     }))
@@ -279,7 +284,12 @@ pub(super) fn readyz(api: &Api, _: &Call, _: &Segment) -> Result<Response, Probl
         ));
     }
     let (status, reason) = reply::state(&store);
-    Ok(reply::json(&Probe { status, reason }))
+    Ok(probe(&Probe { status, reason }))
+}
+
+/// How it is now, for nobody to keep.
+fn probe(document: &Probe<'_>) -> Response {
+    reply::respond(StatusCode::OK, "application/json", document)
 }
 
 #[derive(Serialize)]

@@ -25,6 +25,8 @@ const MAX_PATHS: usize = 50;
 const MAX_STEP_MS: u64 = 3_650 * 86_400_000;
 /// Parameters that may stand several times.
 const REPEATED: [&str; 2] = ["path", "device"];
+/// What comes later than this is rare: a device that was without a network for hours. The store merges such samples in one go (`archive_late_after`).
+const LATE_MS: i64 = 6 * 3_600_000;
 const POINTS: RangeInclusive<u64> = 2..=10_000;
 /// Range without `from`.
 const DEFAULT_RANGE_MS: i64 = 3_600_000;
@@ -184,6 +186,15 @@ impl Params {
             Some(_) => return Err(bad_cursor()),
         }
         Ok(query)
+    }
+
+    /// True if a range of series is over and fixed: named by times that do not move, and with an end behind which little comes.
+    #[must_use]
+    pub fn is_closed(&self, to: TimestampMs, now: TimestampMs) -> bool {
+        let fixed = |text: &str| !text.starts_with('-') && text != "now";
+        // A cursor holds the times.
+        let named = self.get("to").is_some_and(fixed) && self.get("from").is_none_or(fixed);
+        (named || self.get("cursor").is_some()) && now.since(to) >= LATE_MS
     }
 
     /// Patterns of paths, as many as a series call may name.

@@ -12,7 +12,7 @@ use devmon_core::wire::about::{AgentFacts, HostFacts, SourceState};
 use devmon_core::wire::json::{TreeJson, ValueJson};
 use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};
-use warp::http::header::{CACHE_CONTROL, CONTENT_TYPE, LINK, X_CONTENT_TYPE_OPTIONS};
+use warp::http::header::{CACHE_CONTROL, CONTENT_TYPE, LINK, VARY, X_CONTENT_TYPE_OPTIONS};
 use warp::http::{HeaderValue, StatusCode};
 use warp::hyper::body::Bytes;
 
@@ -29,6 +29,9 @@ use crate::store::engine::{DeadLetter, SeriesRecord, StoreStatus};
 
 /// Bytes of a dead letter's payload that a list shows.
 pub const DEAD_LETTER_SHOWN_BYTES: usize = 4_096;
+
+/// Five minutes: a look here and there at the same chart asks once.
+const CLOSED: &str = "private, max-age=300";
 
 /// An answer whose body is whole.
 pub type Response = warp::http::Response<Bytes>;
@@ -68,9 +71,24 @@ pub(super) fn bytes(
     response
 }
 
-/// A good answer.
+/// A good answer, which may be kept by whom asks each time whether it still holds (`ETag`: `exchange`).
 pub(super) fn json(document: &impl Serialize) -> Response {
-    respond(StatusCode::OK, "application/json", document)
+    kept(respond(StatusCode::OK, "application/json", document))
+}
+
+/// Lets the caller keep an answer, and ask whether it still holds.
+pub(super) fn kept(mut response: Response) -> Response {
+    let no_cache = HeaderValue::from_static("no-cache");
+    response.headers_mut().insert(CACHE_CONTROL, no_cache);
+    response
+}
+
+/// Lets the caller keep an answer about what is long over without asking, for a while: what comes late, or is forgotten, shows after that.
+pub(super) fn keep_closed(response: &mut Response) {
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static(CLOSED));
+    // Not for whom lost the token meanwhile.
+    headers.insert(VARY, HeaderValue::from_static("authorization"));
 }
 
 /// A good answer with nothing to say.

@@ -8,11 +8,11 @@ use tokio::sync::Semaphore;
 use warp::filters::BoxedFilter;
 use warp::http::Method;
 use warp::http::header::{AUTHORIZATION, HOST, HeaderMap};
-use warp::hyper::body::Bytes;
 use warp::path::FullPath;
 use warp::reply::Response;
 use warp::{Filter, Rejection, Reply, path};
 
+use super::body::{self, Sent};
 use super::endpoints::{self, Call, Endpoint, Handler};
 use super::params::Segment;
 use super::patience::Line;
@@ -28,7 +28,7 @@ const PROBES_AT_ONCE: usize = 4;
 const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Longest form: eight times the longest query.
-const MAX_FORM_BYTES: u64 = 64 << 10;
+const MAX_FORM_BYTES: usize = 64 << 10;
 
 /// Whether a call needs the token, if there is one.
 #[derive(Clone, Copy)]
@@ -256,21 +256,13 @@ impl Router {
         P: Filter<Extract = (Segment,)> + Clone + Send + Sync + 'static,
         P::Error: Into<Rejection>,
     {
-        let desk = self.0.clone();
         let route = Route {
             access: Token,
             get,
             delete: None,
             post: true,
         };
-        path.boxed()
-            .and(call())
-            .and(form())
-            .then(move |segment, mut call: Call, form: String| {
-                call.query = format!("{}&{form}", call.query);
-                answer(desk.clone(), route, segment, call)
-            })
-            .boxed()
+        self.route(path, route)
     }
 
     /// What changes something needs the token, and that there is one.
@@ -299,7 +291,8 @@ impl Router {
         let desk = self.0.clone();
         path.boxed()
             .and(call())
-            .then(move |segment, call| answer(desk.clone(), route, segment, call))
+            .and(warp::body::stream())
+            .then(move |segment, call, body| answer(desk.clone(), route, segment, call, body))
             .boxed()
     }
 }
@@ -328,21 +321,17 @@ fn call() -> impl Filter<Extract = (Call,), Error = Infallible> + Clone {
         )
 }
 
-/// The body of a POST, if it is a form of bearable length; it looks like a query string.
-fn form() -> impl Filter<Extract = (String,), Error = Infallible> + Clone {
-    warp::post()
-        .and(warp::body::content_length_limit(MAX_FORM_BYTES))
-        .and(warp::body::bytes())
-        .map(|body: Bytes| String::from_utf8_lossy(&body).into_owned())
-        .or(warp::any().map(String::new))
-        .unify()
-}
-
-async fn answer(desk: Arc<Desk>, route: Route, segment: Segment, call: Call) -> Response {
+async fn answer(
+    desk: Arc<Desk>,
+    route: Route,
+    segment: Segment,
+    call: Call,
+    body: impl Sent,
+) -> Response {
     let path = call.path.clone();
     let began = Instant::now();
     // For HEAD, hyper sends the headers of this answer, its length included, and leaves the body out.
-    let response = match work(&desk, route, segment, call).await {
+    let response = match work(&desk, route, segment, call, body).await {
         Ok(response) => response,
         Err(problem) => problem.response(&path).into_response(),
     };
@@ -357,7 +346,8 @@ async fn work(
     desk: &Desk,
     route: Route,
     segment: Segment,
-    call: Call,
+    mut call: Call,
+    body: impl Sent,
 ) -> Result<Response, Problem> {
     match (route.access, &desk.front.token) {
         (Everybody, _) => {}
@@ -369,6 +359,10 @@ async fn work(
     if let Handler::Nothing = handler {
         let detail = format!("there is nothing at {}", call.path);
         return Err(Problem::new(Kind::NotFound, detail));
+    }
+    if route.post && call.method == Method::POST {
+        let form = body::form(&call.headers, body, MAX_FORM_BYTES).await?;
+        call.query = format!("{}&{form}", call.query);
     }
     let whole = match handler {
         Handler::Stream(stream) => return stream(desk.front.api()?, &call),
@@ -399,9 +393,10 @@ async fn ask(
     let path = call.path.clone();
     let permit = permits.clone().acquire_owned().await;
     let front = front.clone();
+    let span = tracing::Span::current();
     let work = tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        endpoint(front.api()?, &call, &segment)
+        span.in_scope(|| endpoint(front.api()?, &call, &segment))
     });
     work.await.unwrap_or_else(|error| {
         tracing::error!(path, %error, "an endpoint failed; this is a defect");

@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 use crate::support::{Answer, Collector};
 
 /// Checks the form of an error and returns its document.
-fn problem(answer: &Answer, status: u16, kind: &str, instance: &str) -> Json {
+pub(crate) fn problem(answer: &Answer, status: u16, kind: &str, instance: &str) -> Json {
     assert_eq!(
         (answer.status, answer.header("content-type")),
         (status, Some("application/problem+json")),
@@ -17,6 +17,7 @@ fn problem(answer: &Answer, status: u16, kind: &str, instance: &str) -> Json {
     );
     assert_eq!(answer.header("cache-control"), Some("no-store"));
     let body = answer.json();
+    assert_eq!(body["request_id"].as_str(), answer.header("x-request-id"));
     assert_eq!(
         body["type"],
         format!("https://devmon.invalid/problems/{kind}")

@@ -7,6 +7,7 @@
 
 mod devices;
 mod errors;
+mod exchange;
 mod fleet;
 mod model;
 mod prometheus;
