@@ -13,7 +13,7 @@ use warp::hyper::body::Bytes;
 use super::endpoints::Call;
 use super::params::Segment;
 use super::problem::{Kind, Problem};
-use super::reply::{Response, bytes};
+use super::reply::{Response, bytes, kept};
 
 /// `unsafe-inline` for styles: charts set element styles. Nothing else is loosened.
 const POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'";
@@ -31,7 +31,10 @@ struct Dashboard;
 pub(super) fn index(_: &Call, _: &Segment) -> Result<Response, Problem> {
     Ok(match Dashboard::get("index.html") {
         Some(file) => serve("index.html", file),
-        None => with_policy(bytes(StatusCode::OK, "text/html; charset=utf-8", NOT_BUILT)),
+        None => {
+            let page = bytes(StatusCode::OK, "text/html; charset=utf-8", NOT_BUILT);
+            with_policy(kept(page))
+        }
     })
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use devmon_core::wire::TimestampMs;
+use schemars::JsonSchema;
 use serde::Serialize;
 use warp::http::StatusCode;
 use warp::http::header::{CONTENT_DISPOSITION, HeaderMap};
@@ -61,7 +62,7 @@ pub(super) enum Handler {
     Page(fn(&Call, &Segment) -> Result<Response, Problem>),
     /// Answers with a stream that ends with the collector.
     Stream(Stream),
-    /// There is no such route.
+    /// What a call has in a table until it is said what it does.
     Nothing,
 }
 
@@ -292,8 +293,10 @@ fn probe(document: &Probe<'_>) -> Response {
     reply::respond(StatusCode::OK, "application/json", document)
 }
 
-#[derive(Serialize)]
-struct Probe<'a> {
+/// How the collector is.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Probe<'a> {
+    #[schemars(schema_with = "super::openapi::schemas::store_state")]
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,

@@ -9,9 +9,11 @@
 mod accept;
 pub mod assets;
 mod body;
+mod calls;
 mod endpoints;
 mod events;
 mod exchange;
+mod openapi;
 pub mod page;
 pub mod params;
 mod patience;

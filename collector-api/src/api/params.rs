@@ -16,18 +16,18 @@ use crate::query::fleet::Pattern;
 use crate::query::range::{Resolution, SeriesQuery};
 
 /// Page length of lists: default and maximum.
-const LIST_LIMIT: (usize, usize) = (100, 1_000);
+pub(super) const LIST_LIMIT: (usize, usize) = (100, 1_000);
 /// Rows of a page of series: default and maximum.
-const ROWS_LIMIT: (usize, usize) = (10_000, 100_000);
+pub(super) const ROWS_LIMIT: (usize, usize) = (10_000, 100_000);
 /// Most paths of one series call: more lines than a chart can tell apart.
-const MAX_PATHS: usize = 50;
+pub(super) const MAX_PATHS: usize = 50;
 /// Longest step: ten years.
 const MAX_STEP_MS: u64 = 3_650 * 86_400_000;
 /// Parameters that may stand several times.
 const REPEATED: [&str; 2] = ["path", "device"];
 /// What comes later than this is rare: a device that was without a network for hours. The store merges such samples in one go (`archive_late_after`).
 const LATE_MS: i64 = 6 * 3_600_000;
-const POINTS: RangeInclusive<u64> = 2..=10_000;
+pub(super) const POINTS: RangeInclusive<u64> = 2..=10_000;
 /// Range without `from`.
 const DEFAULT_RANGE_MS: i64 = 3_600_000;
 
@@ -346,14 +346,12 @@ fn metric_path(name: &str, text: &str) -> Result<MetricPath, Problem> {
 #[derive(Debug, Clone, Default)]
 pub struct Segment(String);
 
-impl FromStr for Segment {
-    type Err = std::convert::Infallible;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(Self(text.to_owned()))
-    }
-}
-
 impl Segment {
+    /// As it stands in the URL.
+    pub(super) fn new(encoded: &str) -> Self {
+        Self(encoded.to_owned())
+    }
+
     /// The segment as a device id.
     ///
     /// # Errors

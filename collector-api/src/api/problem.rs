@@ -1,5 +1,6 @@
 //! Every error as `application/problem+json` (RFC 9457): the list of `docs/rest-api.md`, closed.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use warp::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use warp::http::{HeaderValue, StatusCode};
@@ -9,6 +10,8 @@ use super::reply::{Response, respond};
 use crate::query::QueryError;
 use crate::store::engine::StoreError;
 
+/// What all types begin with.
+pub(super) const TYPES: &str = "https://devmon.invalid/problems/";
 /// When to ask again, in seconds: a store opens within seconds, mostly, and connections come free.
 const RETRY_AFTER_S: &str = "2";
 
@@ -42,7 +45,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn row(self) -> (&'static str, &'static str, StatusCode) {
+    /// The end of its type, its title, its status.
+    pub(super) fn row(self) -> (&'static str, &'static str, StatusCode) {
         match self {
             Self::InvalidParameter => (
                 "invalid-parameter",
@@ -150,7 +154,7 @@ impl Problem {
             .map(|(parameter, detail)| ParameterError { parameter, detail });
         let id = RequestId::current();
         let document = Document {
-            type_: format!("https://devmon.invalid/problems/{ending}"),
+            type_: format!("{TYPES}{ending}"),
             title,
             status: status.as_u16(),
             detail: &self.detail,
@@ -181,9 +185,12 @@ impl Problem {
     }
 }
 
-#[derive(Serialize)]
-struct Document<'a> {
+/// An error (RFC 9457).
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Problem")]
+pub(super) struct Document<'a> {
     #[serde(rename = "type")]
+    #[schemars(schema_with = "super::openapi::problem_type")]
     type_: String,
     title: &'a str,
     status: u16,
@@ -195,7 +202,8 @@ struct Document<'a> {
     errors: Vec<ParameterError<'a>>,
 }
 
-#[derive(Serialize)]
+/// What is wrong with a parameter.
+#[derive(Serialize, JsonSchema)]
 struct ParameterError<'a> {
     parameter: &'a str,
     detail: &'a str,

@@ -10,12 +10,14 @@ use devmon_core::tree::MetricTree;
 use devmon_core::wire::TimestampMs;
 use devmon_core::wire::about::{AgentFacts, HostFacts, SourceState};
 use devmon_core::wire::json::{TreeJson, ValueJson};
+use schemars::JsonSchema;
 use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};
 use warp::http::header::{CACHE_CONTROL, CONTENT_TYPE, LINK, VARY, X_CONTENT_TYPE_OPTIONS};
 use warp::http::{HeaderValue, StatusCode};
 use warp::hyper::body::Bytes;
 
+use super::openapi::schemas::{self, UnixMs};
 use crate::events::Counters;
 use crate::intake::IntakeStatus;
 use crate::query::aggregate::Aggregate;
@@ -109,18 +111,21 @@ pub(super) fn with_link(mut response: Response, link: Option<String>) -> Respons
 }
 
 /// A page of a list.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct List<T> {
     pub items: Vec<T>,
     pub next_cursor: Option<String>,
 }
 
 /// A device in the list.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Device<'a> {
     id: &'a str,
+    #[schemars(schema_with = "schemas::device_status")]
     status: &'static str,
+    #[schemars(with = "UnixMs")]
     first_seen: TimestampMs,
+    #[schemars(with = "UnixMs")]
     last_seen: TimestampMs,
     sources: usize,
     metrics: u64,
@@ -142,27 +147,34 @@ impl<'a> From<&'a DeviceView> for Device<'a> {
 }
 
 /// A device in full.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct DeviceInFull<'a> {
     id: &'a str,
+    #[schemars(schema_with = "schemas::device_status")]
     status: &'static str,
+    #[schemars(with = "UnixMs")]
     first_seen: TimestampMs,
+    #[schemars(with = "UnixMs")]
     last_seen: TimestampMs,
     sources_count: usize,
     metrics: u64,
     problems: usize,
+    #[schemars(with = "Option<schemas::AgentFacts>")]
     agent: Option<&'a AgentFacts>,
+    #[schemars(with = "Option<schemas::HostFacts>")]
     host: Option<&'a HostFacts>,
     sources: Vec<Source<'a>>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Source<'a> {
     name: &'a str,
+    #[schemars(schema_with = "schemas::source_state")]
     state: SourceState,
     reason: Option<&'a str>,
     interval_ms: u64,
     version: Option<&'a str>,
+    #[schemars(with = "Option<UnixMs>")]
     last_ts: Option<TimestampMs>,
 }
 
@@ -207,16 +219,20 @@ impl<'a> From<&'a DeviceDetail> for DeviceInFull<'a> {
 }
 
 /// A metric in the list.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Metric<'a> {
     path: &'a str,
     unit: Option<&'a str>,
+    #[schemars(schema_with = "schemas::metric_kind")]
     kind: Option<&'static str>,
     help: Option<&'a str>,
     labels: BTreeMap<&'a str, String>,
     #[serde(rename = "type")]
+    #[schemars(schema_with = "schemas::value_type")]
     type_: &'static str,
+    #[schemars(with = "UnixMs")]
     first_ts: TimestampMs,
+    #[schemars(with = "UnixMs")]
     last_ts: TimestampMs,
 }
 
@@ -238,19 +254,22 @@ impl<'a> Metric<'a> {
 }
 
 /// The newest values, one an entry.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct LatestFlat<'a> {
     pub device: &'a str,
     pub items: Vec<Latest<'a>>,
 }
 
 /// A newest value.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct Latest<'a> {
     path: &'a str,
+    #[schemars(with = "schemas::MetricValue")]
     value: ValueJson<'a>,
+    #[schemars(with = "UnixMs")]
     ts: TimestampMs,
     unit: Option<&'a str>,
+    #[schemars(schema_with = "schemas::metric_kind")]
     kind: Option<&'static str>,
 }
 
@@ -268,9 +287,10 @@ impl<'a> Latest<'a> {
 }
 
 /// A newest value of one device of the fleet.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct FleetItem<'a> {
     device: &'a str,
+    #[schemars(schema_with = "schemas::device_status")]
     status: &'static str,
     #[serde(flatten)]
     latest: Latest<'a>,
@@ -287,9 +307,10 @@ impl<'a> From<&'a FleetLatest> for FleetItem<'a> {
 }
 
 /// The newest values as a tree.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct LatestTree<'a> {
     device: &'a str,
+    #[schemars(with = "schemas::Tree")]
     metrics: TreeJson<'a>,
 }
 
@@ -303,25 +324,31 @@ impl<'a> LatestTree<'a> {
 }
 
 /// Columns over time.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct Series<'a> {
     device: &'a str,
+    #[schemars(with = "UnixMs")]
     from: TimestampMs,
+    #[schemars(with = "UnixMs")]
     to: TimestampMs,
     step_ms: Option<i64>,
+    #[schemars(schema_with = "schemas::tier")]
     tier: &'static str,
     t: &'a [i64],
     series: Vec<SeriesColumn<'a>>,
     next_cursor: Option<&'a str>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct SeriesColumn<'a> {
     path: &'a str,
     unit: Option<&'a str>,
+    #[schemars(schema_with = "schemas::metric_kind")]
     kind: Option<&'static str>,
+    #[schemars(schema_with = "schemas::aggregate")]
     agg: Option<&'static str>,
     #[serde(serialize_with = "column")]
+    #[schemars(with = "Vec<Option<schemas::MetricValue>>")]
     v: &'a Column,
 }
 
@@ -383,10 +410,12 @@ fn column<S: Serializer>(column: &&Column, s: S) -> Result<S::Ok, S::Error> {
 }
 
 /// The collector's own figures.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct Status<'a> {
     pub(super) version: &'static str,
+    #[schemars(with = "UnixMs")]
     pub(super) started: TimestampMs,
+    #[schemars(schema_with = "schemas::device_counts")]
     pub(super) devices: BTreeMap<&'static str, u64>,
     pub(super) series: u64,
     pub(super) intake: Intake<'a>,
@@ -394,20 +423,22 @@ pub struct Status<'a> {
     pub(super) events: EventFigures,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Intake<'a> {
+    #[schemars(schema_with = "schemas::intake_mode")]
     mode: &'static str,
     connections: u64,
     messages: u64,
     samples: u64,
     duplicates: u64,
     dead_letters: u64,
+    #[schemars(schema_with = "schemas::rejected")]
     rejected: &'a BTreeMap<&'static str, u64>,
     last_commit_ms: f64,
     broker: Option<Broker<'a>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Broker<'a> {
     address: &'a str,
     connected: bool,
@@ -434,8 +465,9 @@ impl<'a> Intake<'a> {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct StoreFigures<'a> {
+    #[schemars(schema_with = "schemas::store_state")]
     state: &'static str,
     reason: Option<&'a str>,
     journal_bytes: u64,
@@ -446,8 +478,11 @@ pub(super) struct StoreFigures<'a> {
     archive_files: u64,
     archive_bytes: u64,
     /// Begin of the oldest day of which samples are kept in a file, and of those of which nothing finer than a minute, or an hour, is.
+    #[schemars(with = "Option<UnixMs>")]
     oldest_day: Option<TimestampMs>,
+    #[schemars(with = "Option<UnixMs>")]
     oldest_day_1m: Option<TimestampMs>,
+    #[schemars(with = "Option<UnixMs>")]
     oldest_day_1h: Option<TimestampMs>,
 }
 
@@ -485,7 +520,7 @@ impl<'a> From<&'a StoreStatus> for StoreFigures<'a> {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct EventFigures {
     clients: u64,
     sent: u64,
@@ -505,15 +540,18 @@ impl From<&Counters> for EventFigures {
 }
 
 /// A refused message in the list, its payload up to [`DEAD_LETTER_SHOWN_BYTES`].
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct DeadLetterItem<'a> {
     id: String, // a text: beyond 2^53 a number would not survive a browser
+    #[schemars(with = "UnixMs")]
     ts: TimestampMs,
     topic: &'a str,
+    #[schemars(schema_with = "schemas::refusal")]
     reason: &'static str,
     detail: &'a str,
     size: usize,
     payload: String,
+    #[schemars(schema_with = "schemas::payload_encoding")]
     payload_encoding: &'static str,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     truncated: bool,

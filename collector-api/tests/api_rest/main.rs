@@ -10,6 +10,7 @@ mod errors;
 mod exchange;
 mod fleet;
 mod model;
+mod openapi;
 mod prometheus;
 mod promql;
 mod series;
