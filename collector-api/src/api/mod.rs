@@ -9,6 +9,7 @@
 mod accept;
 pub mod assets;
 mod body;
+mod csv;
 mod endpoints;
 mod events;
 mod exchange;

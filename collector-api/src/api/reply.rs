@@ -12,10 +12,11 @@ use devmon_core::wire::about::{AgentFacts, HostFacts, SourceState};
 use devmon_core::wire::json::{TreeJson, ValueJson};
 use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};
-use warp::http::header::{CACHE_CONTROL, CONTENT_TYPE, LINK, VARY, X_CONTENT_TYPE_OPTIONS};
+use warp::http::header::{CACHE_CONTROL, CONTENT_TYPE, LINK, X_CONTENT_TYPE_OPTIONS};
 use warp::http::{HeaderValue, StatusCode};
 use warp::hyper::body::Bytes;
 
+use super::exchange::vary;
 use crate::events::Counters;
 use crate::intake::IntakeStatus;
 use crate::query::aggregate::Aggregate;
@@ -88,7 +89,13 @@ pub(super) fn keep_closed(response: &mut Response) {
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static(CLOSED));
     // Not for whom lost the token meanwhile.
-    headers.insert(VARY, HeaderValue::from_static("authorization"));
+    vary(headers, "authorization");
+}
+
+/// Says that there are other forms of this answer.
+pub(super) fn with_vary(mut response: Response) -> Response {
+    vary(response.headers_mut(), "accept");
+    response
 }
 
 /// A good answer with nothing to say.
@@ -118,13 +125,13 @@ pub struct List<T> {
 /// A device in the list.
 #[derive(Debug, Serialize)]
 pub struct Device<'a> {
-    id: &'a str,
-    status: &'static str,
-    first_seen: TimestampMs,
-    last_seen: TimestampMs,
-    sources: usize,
-    metrics: u64,
-    problems: usize,
+    pub(super) id: &'a str,
+    pub(super) status: &'static str,
+    pub(super) first_seen: TimestampMs,
+    pub(super) last_seen: TimestampMs,
+    pub(super) sources: usize,
+    pub(super) metrics: u64,
+    pub(super) problems: usize,
 }
 
 impl<'a> From<&'a DeviceView> for Device<'a> {
@@ -209,15 +216,15 @@ impl<'a> From<&'a DeviceDetail> for DeviceInFull<'a> {
 /// A metric in the list.
 #[derive(Debug, Serialize)]
 pub struct Metric<'a> {
-    path: &'a str,
-    unit: Option<&'a str>,
-    kind: Option<&'static str>,
-    help: Option<&'a str>,
-    labels: BTreeMap<&'a str, String>,
+    pub(super) path: &'a str,
+    pub(super) unit: Option<&'a str>,
+    pub(super) kind: Option<&'static str>,
+    pub(super) help: Option<&'a str>,
+    pub(super) labels: BTreeMap<&'a str, String>,
     #[serde(rename = "type")]
-    type_: &'static str,
-    first_ts: TimestampMs,
-    last_ts: TimestampMs,
+    pub(super) type_: &'static str,
+    pub(super) first_ts: TimestampMs,
+    pub(super) last_ts: TimestampMs,
 }
 
 impl<'a> Metric<'a> {
@@ -247,11 +254,11 @@ pub struct LatestFlat<'a> {
 /// A newest value.
 #[derive(Serialize)]
 pub struct Latest<'a> {
-    path: &'a str,
-    value: ValueJson<'a>,
-    ts: TimestampMs,
-    unit: Option<&'a str>,
-    kind: Option<&'static str>,
+    pub(super) path: &'a str,
+    pub(super) value: ValueJson<'a>,
+    pub(super) ts: TimestampMs,
+    pub(super) unit: Option<&'a str>,
+    pub(super) kind: Option<&'static str>,
 }
 
 impl<'a> Latest<'a> {
@@ -270,10 +277,10 @@ impl<'a> Latest<'a> {
 /// A newest value of one device of the fleet.
 #[derive(Serialize)]
 pub struct FleetItem<'a> {
-    device: &'a str,
-    status: &'static str,
+    pub(super) device: &'a str,
+    pub(super) status: &'static str,
     #[serde(flatten)]
-    latest: Latest<'a>,
+    pub(super) latest: Latest<'a>,
 }
 
 impl<'a> From<&'a FleetLatest> for FleetItem<'a> {
@@ -305,24 +312,24 @@ impl<'a> LatestTree<'a> {
 /// Columns over time.
 #[derive(Serialize)]
 pub struct Series<'a> {
-    device: &'a str,
-    from: TimestampMs,
-    to: TimestampMs,
-    step_ms: Option<i64>,
-    tier: &'static str,
-    t: &'a [i64],
-    series: Vec<SeriesColumn<'a>>,
-    next_cursor: Option<&'a str>,
+    pub(super) device: &'a str,
+    pub(super) from: TimestampMs,
+    pub(super) to: TimestampMs,
+    pub(super) step_ms: Option<i64>,
+    pub(super) tier: &'static str,
+    pub(super) t: &'a [i64],
+    pub(super) series: Vec<SeriesColumn<'a>>,
+    pub(super) next_cursor: Option<&'a str>,
 }
 
 #[derive(Serialize)]
-struct SeriesColumn<'a> {
-    path: &'a str,
-    unit: Option<&'a str>,
-    kind: Option<&'static str>,
-    agg: Option<&'static str>,
+pub(super) struct SeriesColumn<'a> {
+    pub(super) path: &'a str,
+    pub(super) unit: Option<&'a str>,
+    pub(super) kind: Option<&'static str>,
+    pub(super) agg: Option<&'static str>,
     #[serde(serialize_with = "column")]
-    v: &'a Column,
+    pub(super) v: &'a Column,
 }
 
 impl<'a> Series<'a> {
