@@ -10,7 +10,9 @@ mod schemathesis;
 mod test;
 
 use clap::{Parser, Subcommand};
-use xtask::{chaos, children, collector, fleet, load, new_plugin, prepare, relay, root, soak, target_dir};
+use xtask::{
+    chaos, children, collector, fleet, load, new_plugin, prepare, relay, root, soak, target_dir,
+};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "devmon's own commands")]

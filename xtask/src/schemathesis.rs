@@ -80,7 +80,14 @@ impl Schemathesis {
             }
         }
         heading("schemathesis: forgetting devices");
-        requests += ask(&programs, &collector, &report, self.seed, 1, &Part::Forgetting)?;
+        requests += ask(
+            &programs,
+            &collector,
+            &report,
+            self.seed,
+            1,
+            &Part::Forgetting,
+        )?;
         if requests < self.requests {
             bail!("only {requests} requests in {MOST_ROUNDS} rounds");
         }
@@ -167,7 +174,13 @@ fn ask(
         .arg(&config)
         .args(["run", &format!("{}/openapi.json", collector.http)])
         .args(["-H", &format!("Authorization: Bearer {TOKEN}")])
-        .args(["--seed", &seed.to_string(), "--no-color", "--max-failures", "20"])
+        .args([
+            "--seed",
+            &seed.to_string(),
+            "--no-color",
+            "--max-failures",
+            "20",
+        ])
         .args(["--generation-database", "none"])
         .args(["--report", "ndjson", "--report-ndjson-path"])
         .arg(&counted);
@@ -175,12 +188,19 @@ fn ask(
         // Each example of a call is one request, and some follow from answers.
         Part::Reading => command
             .args(["--max-examples", &(wanted / 40).clamp(10, 200).to_string()])
-            .args(["--exclude-path", "/api/v1/events", "--exclude-method", "DELETE"]),
+            .args([
+                "--exclude-path",
+                "/api/v1/events",
+                "--exclude-method",
+                "DELETE",
+            ]),
         Part::Forgetting => command.args(["--include-method", "DELETE", "--max-examples", "30"]),
     };
     let status = command.status().context("cannot start schemathesis")?;
     if !status.success() {
-        bail!("schemathesis found something ({status}); above is what. Again: cargo xtask schemathesis --seed {seed}");
+        bail!(
+            "schemathesis found something ({status}); above is what. Again: cargo xtask schemathesis --seed {seed}"
+        );
     }
     requests(&counted)
 }
@@ -190,7 +210,10 @@ fn requests(file: &Path) -> anyhow::Result<u64> {
     let text = std::fs::read_to_string(file)?;
     let count = |line: &str| {
         let event: Json = serde_json::from_str(line).unwrap_or_default();
-        event.pointer("/ScenarioFinished/recorder/interactions").and_then(Json::as_object).map_or(0, |all| all.len() as u64)
+        event
+            .pointer("/ScenarioFinished/recorder/interactions")
+            .and_then(Json::as_object)
+            .map_or(0, |all| all.len() as u64)
     };
     Ok(text.lines().map(count).sum())
 }

@@ -2,11 +2,14 @@
 
 use warp::http::header::{ACCEPT, HeaderMap, HeaderName};
 
+use super::problem::{Kind, Problem};
+
 /// Entries of one header that are read; nobody needs more.
 const MAX_ENTRIES: usize = 32;
 
 /// The names of a header, in lower case, with their weights in thousandths. `None` without the header. What is malformed is left out; parameters other than `q` are skipped.
-pub(super) fn weights(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<(String, u16)>> {
+#[must_use]
+pub fn weights(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<(String, u16)>> {
     let mut values = headers.get_all(name).iter().peekable();
     values.peek()?;
     let texts = values.filter_map(|value| value.to_str().ok());
@@ -40,8 +43,40 @@ fn thousandths(text: &str) -> Option<u16> {
     }
 }
 
+/// A form of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Media {
+    Json,
+    Csv,
+}
+
+impl Media {
+    /// The form that is asked for, of those that there are; of equals JSON.
+    ///
+    /// # Errors
+    /// 406: neither will do.
+    pub(super) fn of(headers: &HeaderMap) -> Result<Self, Problem> {
+        let Some(wanted) = weights(headers, &ACCEPT) else {
+            return Ok(Self::Json);
+        };
+        let (json, csv) = (
+            weight(&wanted, "application", "json"),
+            weight(&wanted, "text", "csv"),
+        );
+        match (json, csv) {
+            (0, 0) => Err(Problem::new(
+                Kind::NotAcceptable,
+                "there is application/json and text/csv here; the Accept header takes neither",
+            )),
+            (json, csv) if json >= csv => Ok(Self::Json),
+            _ => Ok(Self::Csv),
+        }
+    }
+}
+
 /// Whether the caller takes a media type.
-pub(super) fn takes(headers: &HeaderMap, form: &str) -> bool {
+#[must_use]
+pub fn takes(headers: &HeaderMap, form: &str) -> bool {
     let (kind, subtype) = form.split_once('/').unwrap_or((form, ""));
     let wanted = weights(headers, &ACCEPT);
     wanted.is_none_or(|wanted| weight(&wanted, kind, subtype) > 0)
@@ -63,24 +98,35 @@ fn weight(wanted: &[(String, u16)], kind: &str, subtype: &str) -> u16 {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_closest_entry_decides() {
-        for (accept, json, csv) in [
-            ("*/*", true, true),
-            ("Text/CSV; header=present", false, true),
-            ("text/*, application/json;q=0.1", true, true),
-            ("application/json;q=0, */*", false, true),
-            ("text/html", false, false),
-            ("application/json;q=0.0, text/csv;q=0", false, false),
-            ("text/csv;q=2, application/json", true, false),
-            ("", false, false),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(ACCEPT, accept.parse().unwrap());
-            let taken = ["application/json", "text/csv"].map(|form| takes(&headers, form));
-            assert_eq!(taken, [json, csv], "{accept}");
+    fn media(accept: &[&str]) -> Option<Media> {
+        let mut headers = HeaderMap::new();
+        for value in accept {
+            headers.append(ACCEPT, value.parse().unwrap());
         }
-        assert!(takes(&HeaderMap::new(), "text/csv"));
+        Media::of(&headers).ok()
+    }
+
+    #[test]
+    fn the_closest_entry_decides_and_json_among_equals() {
+        for (accept, expected) in [
+            (&[][..], Some(Media::Json)),
+            (&["*/*"], Some(Media::Json)),
+            (&["text/csv"], Some(Media::Csv)),
+            (&["Text/CSV; header=present"], Some(Media::Csv)),
+            (&["text/csv, application/json"], Some(Media::Json)),
+            (&["text/csv", "application/json;q=0.9"], Some(Media::Csv)),
+            (&["text/html, */*;q=0.8"], Some(Media::Json)),
+            (&["text/*, */*;q=0.5"], Some(Media::Csv)),
+            (&["application/json;q=0, */*"], Some(Media::Csv)),
+            (&["text/csv;q=0.001"], Some(Media::Csv)),
+            (&["text/html"], None),
+            (&["application/json;q=0"], None),
+            (&["application/json;q=0.0, text/csv;q=0"], None),
+            (&[""], None),
+            (&["text/csv;q=2, application/json;q=0.1"], Some(Media::Json)),
+        ] {
+            assert_eq!(media(accept), expected, "{accept:?}");
+        }
     }
 
     #[test]

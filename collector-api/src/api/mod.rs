@@ -6,10 +6,11 @@
 //!
 //! The port answers before there is a store ([`Front`]): a journal may take a while to replay, and whoever watches should see that, not a closed port.
 
-mod accept;
+pub mod accept;
 pub mod assets;
 mod body;
 mod calls;
+mod csv;
 mod endpoints;
 mod events;
 mod exchange;

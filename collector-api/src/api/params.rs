@@ -11,9 +11,10 @@ use super::page::Cursor;
 use super::problem::Problem;
 use super::time;
 use crate::query::aggregate::Aggregate;
-use crate::query::devices::Status;
+use crate::query::devices::{DeviceFilter, Status};
 use crate::query::fleet::Pattern;
 use crate::query::range::{Resolution, SeriesQuery};
+use crate::query::sort::{Place, Sort};
 
 /// Page length of lists: default and maximum.
 pub(super) const LIST_LIMIT: (usize, usize) = (100, 1_000);
@@ -126,12 +127,57 @@ impl Params {
         self.get(name).map(parse).transpose()
     }
 
-    /// The status asked for.
+    /// Which devices are meant.
     ///
     /// # Errors
-    /// Another word.
-    pub fn status(&self) -> Result<Option<Status>, Problem> {
-        self.one_of("status", &Status::ALL, Status::as_str)
+    /// A status that there is not.
+    pub fn device_filter(&self) -> Result<DeviceFilter, Problem> {
+        let words = self.get("status").into_iter().flat_map(|s| s.split(','));
+        let status = words.map(|text| word("status", text, &Status::ALL, Status::as_str));
+        Ok(DeviceFilter {
+            q: self.get("q").map(str::to_owned),
+            status: status.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// The order of a list: a field of its items, the largest first with a `-` before it. By default the first of `all`, upwards.
+    ///
+    /// # Errors
+    /// Nothing that the list can be sorted by.
+    pub fn sort<K: Copy>(
+        &self,
+        all: &[K],
+        as_str: fn(K) -> &'static str,
+    ) -> Result<Sort<K>, Problem> {
+        let text = self.get("sort").unwrap_or_else(|| as_str(all[0]));
+        let name = text.strip_prefix('-');
+        Ok(Sort {
+            by: word("sort", name.unwrap_or(text), all, as_str)?,
+            down: name.is_some(),
+        })
+    }
+
+    /// Where a page starts of a list that is called `list` in cursors; `plain` knows the cursor of one sorted by name, upwards.
+    ///
+    /// # Errors
+    /// Not a cursor, or of another list or order.
+    pub fn place(
+        &self,
+        list: &str,
+        names_down: bool,
+        plain: Option<fn(Cursor) -> Option<String>>,
+    ) -> Result<Option<Place>, Problem> {
+        let Some(cursor) = self.cursor()? else {
+            return Ok(None);
+        };
+        let place = match (cursor, plain) {
+            (Cursor::Sorted { list: l, key, name }, None) if l == list => {
+                Some(Place::new(key, &name, names_down))
+            }
+            (cursor, Some(plain)) => plain(cursor).map(|name| Place::new(0, &name, false)),
+            _ => None,
+        };
+        place.map(Some).ok_or_else(bad_cursor)
     }
 
     /// All that a series call asks.

@@ -13,10 +13,11 @@ use devmon_core::wire::json::{TreeJson, ValueJson};
 use schemars::JsonSchema;
 use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};
-use warp::http::header::{CACHE_CONTROL, CONTENT_TYPE, LINK, VARY, X_CONTENT_TYPE_OPTIONS};
+use warp::http::header::{CACHE_CONTROL, CONTENT_TYPE, LINK, X_CONTENT_TYPE_OPTIONS};
 use warp::http::{HeaderValue, StatusCode};
 use warp::hyper::body::Bytes;
 
+use super::exchange::vary;
 use super::openapi::schemas::{self, UnixMs};
 use crate::events::Counters;
 use crate::intake::IntakeStatus;
@@ -90,7 +91,13 @@ pub(super) fn keep_closed(response: &mut Response) {
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static(CLOSED));
     // Not for whom lost the token meanwhile.
-    headers.insert(VARY, HeaderValue::from_static("authorization"));
+    vary(headers, "authorization");
+}
+
+/// Says that there are other forms of this answer.
+pub(super) fn with_vary(mut response: Response) -> Response {
+    vary(response.headers_mut(), "accept");
+    response
 }
 
 /// A good answer with nothing to say.
@@ -120,16 +127,16 @@ pub struct List<T> {
 /// A device in the list.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Device<'a> {
-    id: &'a str,
+    pub(super) id: &'a str,
     #[schemars(schema_with = "schemas::device_status")]
-    status: &'static str,
+    pub(super) status: &'static str,
     #[schemars(with = "UnixMs")]
-    first_seen: TimestampMs,
+    pub(super) first_seen: TimestampMs,
     #[schemars(with = "UnixMs")]
-    last_seen: TimestampMs,
-    sources: usize,
-    metrics: u64,
-    problems: usize,
+    pub(super) last_seen: TimestampMs,
+    pub(super) sources: usize,
+    pub(super) metrics: u64,
+    pub(super) problems: usize,
 }
 
 impl<'a> From<&'a DeviceView> for Device<'a> {
@@ -221,19 +228,19 @@ impl<'a> From<&'a DeviceDetail> for DeviceInFull<'a> {
 /// A metric in the list.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Metric<'a> {
-    path: &'a str,
-    unit: Option<&'a str>,
+    pub(super) path: &'a str,
+    pub(super) unit: Option<&'a str>,
     #[schemars(schema_with = "schemas::metric_kind")]
-    kind: Option<&'static str>,
-    help: Option<&'a str>,
-    labels: BTreeMap<&'a str, String>,
+    pub(super) kind: Option<&'static str>,
+    pub(super) help: Option<&'a str>,
+    pub(super) labels: BTreeMap<&'a str, String>,
     #[serde(rename = "type")]
     #[schemars(schema_with = "schemas::value_type")]
-    type_: &'static str,
+    pub(super) type_: &'static str,
     #[schemars(with = "UnixMs")]
-    first_ts: TimestampMs,
+    pub(super) first_ts: TimestampMs,
     #[schemars(with = "UnixMs")]
-    last_ts: TimestampMs,
+    pub(super) last_ts: TimestampMs,
 }
 
 impl<'a> Metric<'a> {
@@ -263,14 +270,14 @@ pub struct LatestFlat<'a> {
 /// A newest value.
 #[derive(Serialize, JsonSchema)]
 pub struct Latest<'a> {
-    path: &'a str,
+    pub(super) path: &'a str,
     #[schemars(with = "schemas::MetricValue")]
-    value: ValueJson<'a>,
+    pub(super) value: ValueJson<'a>,
     #[schemars(with = "UnixMs")]
-    ts: TimestampMs,
-    unit: Option<&'a str>,
+    pub(super) ts: TimestampMs,
+    pub(super) unit: Option<&'a str>,
     #[schemars(schema_with = "schemas::metric_kind")]
-    kind: Option<&'static str>,
+    pub(super) kind: Option<&'static str>,
 }
 
 impl<'a> Latest<'a> {
@@ -289,11 +296,11 @@ impl<'a> Latest<'a> {
 /// A newest value of one device of the fleet.
 #[derive(Serialize, JsonSchema)]
 pub struct FleetItem<'a> {
-    device: &'a str,
+    pub(super) device: &'a str,
     #[schemars(schema_with = "schemas::device_status")]
-    status: &'static str,
+    pub(super) status: &'static str,
     #[serde(flatten)]
-    latest: Latest<'a>,
+    pub(super) latest: Latest<'a>,
 }
 
 impl<'a> From<&'a FleetLatest> for FleetItem<'a> {
@@ -326,30 +333,30 @@ impl<'a> LatestTree<'a> {
 /// Columns over time.
 #[derive(Serialize, JsonSchema)]
 pub struct Series<'a> {
-    device: &'a str,
+    pub(super) device: &'a str,
     #[schemars(with = "UnixMs")]
-    from: TimestampMs,
+    pub(super) from: TimestampMs,
     #[schemars(with = "UnixMs")]
-    to: TimestampMs,
-    step_ms: Option<i64>,
+    pub(super) to: TimestampMs,
+    pub(super) step_ms: Option<i64>,
     #[schemars(schema_with = "schemas::tier")]
-    tier: &'static str,
-    t: &'a [i64],
-    series: Vec<SeriesColumn<'a>>,
-    next_cursor: Option<&'a str>,
+    pub(super) tier: &'static str,
+    pub(super) t: &'a [i64],
+    pub(super) series: Vec<SeriesColumn<'a>>,
+    pub(super) next_cursor: Option<&'a str>,
 }
 
 #[derive(Serialize, JsonSchema)]
-struct SeriesColumn<'a> {
-    path: &'a str,
-    unit: Option<&'a str>,
+pub(super) struct SeriesColumn<'a> {
+    pub(super) path: &'a str,
+    pub(super) unit: Option<&'a str>,
     #[schemars(schema_with = "schemas::metric_kind")]
-    kind: Option<&'static str>,
+    pub(super) kind: Option<&'static str>,
     #[schemars(schema_with = "schemas::aggregate")]
-    agg: Option<&'static str>,
+    pub(super) agg: Option<&'static str>,
     #[serde(serialize_with = "column")]
     #[schemars(with = "Vec<Option<schemas::MetricValue>>")]
-    v: &'a Column,
+    pub(super) v: &'a Column,
 }
 
 impl<'a> Series<'a> {

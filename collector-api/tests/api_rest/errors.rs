@@ -75,6 +75,41 @@ fn a_wrong_parameter_is_named() {
             "cursor",
             "not a cursor of this list",
         ),
+        (
+            "/api/v1/devices?sort=name",
+            "sort",
+            "none of id, status, first_seen",
+        ),
+        (
+            "/api/v1/devices?sort=--id",
+            "sort",
+            "none of id, status, first_seen",
+        ),
+        (
+            "/api/v1/devices?status=online,",
+            "status",
+            "none of online, stale, offline",
+        ),
+        (
+            "/api/v1/devices?sort=-last_seen&cursor=ZGE",
+            "cursor",
+            "not a cursor of this list",
+        ),
+        (
+            "/api/v1/devices/d/metrics?kind=histogram",
+            "kind",
+            "none of gauge, counter, state, text",
+        ),
+        (
+            "/api/v1/devices/d/metrics?sort=unit",
+            "sort",
+            "none of path, first_ts, last_ts",
+        ),
+        (
+            "/api/v1/dead-letters?reason=bad",
+            "reason",
+            "none of invalid_topic",
+        ),
         ("/api/v1/devices?q=%FF", "q", "percent-encoded UTF-8"),
         ("/api/v1/devices?q=%4", "q", "percent-encoded UTF-8"),
         ("/api/v1/devices/a%20b", "device", "not legal"),

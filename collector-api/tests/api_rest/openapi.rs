@@ -295,6 +295,12 @@ fn every_call_answers_as_it_is_described() {
         if call.path != "/assets/{file}" {
             try_as(304, &call, &[token[0], ("if-none-match", "*")]);
         }
+        let content = described["responses"]["200"]["content"].as_object();
+        for media in content.into_iter().flat_map(|forms| forms.keys()) {
+            if call.path.starts_with("/api/") && call.path != "/api/v1/events" {
+                try_as(200, &call, &[token[0], ("accept", media)]);
+            }
+        }
         try_as(401, &call, &[]);
         if call.path != "/api/v1/events" {
             try_as(406, &call, &[token[0], ("accept", "image/png")]);
@@ -385,6 +391,16 @@ fn what_goes_wrong_is_described() {
             200,
         ),
         ("getLatest", "/api/v1/devices/nobody/latest", 404),
+        (
+            "listMetrics",
+            "/api/v1/devices/edge_device_01/metrics?sort=-last_ts&limit=1&kind=gauge",
+            200,
+        ),
+        (
+            "listDevices",
+            "/api/v1/devices?sort=-metrics&status=online,stale&limit=1",
+            200,
+        ),
         (
             "getSeries",
             "/api/v1/devices/edge_device_01/series?path=/cpu/utilization&path=/gpu/0/name",
@@ -511,10 +527,7 @@ fn the_parameters_that_are_described_are_those_that_are_known() {
         .filter(|call| call.method == "GET")
     {
         let mark = if call.url.contains('?') { '&' } else { '?' };
-        let answer = collector.get(&format!(
-            "{}{mark}zzz=1",
-            call.url
-        ));
+        let answer = collector.get(&format!("{}{mark}zzz=1", call.url));
         let text = String::from_utf8_lossy(&answer.body).into_owned();
         let Some((_, known)) = text.split_once("known here: ") else {
             // What is no call of the API proper does not look at them.

@@ -72,11 +72,15 @@ impl MemoryStore {
     }
 
     pub(crate) fn put_letter(&self, id: u64, payload: impl Into<bytes::Bytes>) {
+        self.put_letter_for(id, Reason::InvalidJson, payload);
+    }
+
+    pub(crate) fn put_letter_for(&self, id: u64, reason: Reason, payload: impl Into<bytes::Bytes>) {
         self.0.lock().unwrap().letters.push(DeadLetter {
             id,
             ts: TimestampMs(1_795_450_060_000),
             topic: "devmon/v1/0/d/metrics".into(),
-            reason: Reason::InvalidJson,
+            reason,
             detail: "key must be a string at line 1 column 2".into(),
             payload: payload.into(),
         });

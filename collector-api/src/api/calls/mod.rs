@@ -171,6 +171,8 @@ pub(super) enum Shape {
     Whole(u64, u64, Option<u64>),
     /// One of these words.
     Word(fn() -> Vec<&'static str>),
+    /// One of these fields, to sort by, the largest first with a - before it.
+    Sort(fn() -> Vec<&'static str>),
     /// Some of these words, with commas between, each once.
     Words(fn() -> Vec<&'static str>),
     /// A text of this form (ECMA 262).

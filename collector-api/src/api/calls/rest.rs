@@ -1,5 +1,8 @@
 //! The calls below `/api/v1`: the contract that `docs/rest-api.md` tells at length.
 
+use devmon_core::descriptor::Kind as MetricKind;
+use devmon_core::wire::Reason;
+
 use super::super::endpoints::{self, Handler};
 use super::super::params::{LIST_LIMIT, MAX_PATHS, POINTS, ROWS_LIMIT};
 use super::super::problem::Kind;
@@ -10,7 +13,8 @@ use super::{
 };
 use crate::events::event::Kind as EventKind;
 use crate::query::aggregate::Aggregate;
-use crate::query::devices::Status;
+use crate::query::devices::{self, Status};
+use crate::query::metrics;
 
 const LIMIT: Param = Param::new(
     "limit",
@@ -31,6 +35,10 @@ const BELOW: Param = Param::new(
 )
 .such_as("/cpu");
 
+const ORDER: &str = "What they are sorted by, the largest first with a - before it; of equals, the name decides. Only the order by name loses none and repeats none when a field changes from page to page.";
+/// Fields in the order of the JSON form, a header row; of series a column t and one for each path, or avg(path) for each of its aggregates.
+const CSV: Form = ("text/csv", None);
+
 const fn json(schema: SchemaOf) -> Form {
     ("application/json", Some(schema))
 }
@@ -42,7 +50,7 @@ pub(super) static ROUTES: &[Route] = &[
         calls: &[Operation {
             handler: Handler::Store(endpoints::devices),
             id: "listDevices",
-            summary: "The devices, sorted by id.",
+            summary: "The devices.",
             about: "online: connected, or sending, and its data is fresh. stale: not known to be gone, but no sample has arrived for three intervals of its fastest source that is ok \
                     (at least 15 s). offline: it said goodbye, or its last will arrived. last_seen is the arrival of its last message; problems counts sources that are failing or quarantined.",
             params: &[
@@ -51,13 +59,14 @@ pub(super) static ROUTES: &[Route] = &[
                 Param::new("q", Shape::Text, "Only ids that contain this, in any case.").such_as("edge"),
                 Param::new(
                     "status",
-                    Shape::Word(|| Status::ALL.map(Status::as_str).to_vec()),
-                    "Only devices of this status.",
+                    Shape::Words(|| Status::ALL.map(Status::as_str).to_vec()),
+                    "Only devices of these.",
                 ),
+                Param::new("sort", Shape::Sort(|| devices::SortBy::ALL.map(devices::SortBy::as_str).to_vec()), ORDER),
             ],
             answers: &[Answer {
                 about: "A page of devices.",
-                forms: &[json(|g| g.subschema_for::<reply::List<reply::Device<'static>>>())],
+                forms: &[json(|g| g.subschema_for::<reply::List<reply::Device<'static>>>()), CSV],
                 headers: &[Header::ETag, Header::Link],
                 example: r#"{"items":[{"id":"edge_device_01","status":"online","first_seen":1795450000000,"last_seen":1795450060000,"sources":4,"metrics":57,"problems":1}],"next_cursor":null}"#,
                 ..OK
@@ -107,13 +116,26 @@ pub(super) static ROUTES: &[Route] = &[
         calls: &[Operation {
             handler: Handler::Store(endpoints::metrics),
             id: "listMetrics",
-            summary: "The metrics of a device, sorted by path.",
+            summary: "The metrics of a device.",
             about: "unit, kind and help come from the source's descriptors and are null without one; labels maps the placeholders of the descriptor's path to the segments found. \
                     type is that of the newest value.",
-            params: &[DEVICE_ID, BELOW, LIMIT, NEXT],
+            params: &[
+                DEVICE_ID,
+                BELOW,
+                Param::new("q", Shape::Text, "Only paths that contain this, in any case."),
+                Param::new(
+                    "kind",
+                    Shape::Word(|| endpoints::KINDS.map(MetricKind::as_str).to_vec()),
+                    "Only metrics of this kind.",
+                ),
+                Param::new("unit", Shape::Text, "Only metrics of this unit.").such_as("By"),
+                Param::new("sort", Shape::Sort(|| metrics::SortBy::ALL.map(metrics::SortBy::as_str).to_vec()), ORDER),
+                LIMIT,
+                NEXT,
+            ],
             answers: &[Answer {
                 about: "A page of metrics.",
-                forms: &[json(|g| g.subschema_for::<reply::List<reply::Metric<'static>>>())],
+                forms: &[json(|g| g.subschema_for::<reply::List<reply::Metric<'static>>>()), CSV],
                 headers: &[Header::ETag, Header::Link],
                 example: r#"{"items":[{"path":"/disk/~1home/used_bytes","unit":"By","kind":"gauge","help":"Space in use.","labels":{"mount":"/home"},"type":"integer","first_ts":1795450000000,"last_ts":1795450060000}],"next_cursor":null}"#,
                 ..OK
@@ -146,7 +168,7 @@ pub(super) static ROUTES: &[Route] = &[
                     let flat = g.subschema_for::<reply::LatestFlat<'static>>();
                     let tree = g.subschema_for::<reply::LatestTree<'static>>();
                     schemars::json_schema!({"oneOf": [flat, tree]})
-                })],
+                }), CSV],
                 headers: &[Header::ETag],
                 example: r#"{"device":"edge_device_01","items":[{"path":"/cpu/utilization","value":0.125,"ts":1795450060000,"unit":"1","kind":"gauge"}]}"#,
                 ..OK
@@ -196,7 +218,7 @@ pub(super) static ROUTES: &[Route] = &[
             ],
             answers: &[Answer {
                 about: "A page of rows: times t, and a column v for each path and aggregate.",
-                forms: &[json(|g| g.subschema_for::<reply::Series<'static>>())],
+                forms: &[json(|g| g.subschema_for::<reply::Series<'static>>()), CSV],
                 headers: &[Header::ETag, Header::Link],
                 example: r#"{"device":"edge_device_01","from":1795450000000,"to":1795453600000,"step_ms":null,"tier":"raw","t":[1795450000000,1795450001000],"series":[{"path":"/cpu/utilization","unit":"1","kind":"gauge","agg":null,"v":[0.125,null]}],"next_cursor":null}"#,
                 ..OK
@@ -224,7 +246,7 @@ pub(super) static ROUTES: &[Route] = &[
             ],
             answers: &[Answer {
                 about: "A page of values.",
-                forms: &[json(|g| g.subschema_for::<reply::List<reply::FleetItem<'static>>>())],
+                forms: &[json(|g| g.subschema_for::<reply::List<reply::FleetItem<'static>>>()), CSV],
                 headers: &[Header::ETag, Header::Link],
                 example: r#"{"items":[{"device":"edge_device_01","status":"online","path":"/cpu/utilization","value":0.125,"ts":1795450060000,"unit":"1","kind":"gauge"}],"next_cursor":null}"#,
                 ..OK
@@ -299,7 +321,15 @@ pub(super) static ROUTES: &[Route] = &[
             id: "listDeadLetters",
             summary: "What arrived and was refused, the newest first.",
             about: "payload shows the first 4 KiB, and truncated says so; the whole is at /api/v1/dead-letters/{id}.",
-            params: &[LIMIT, NEXT],
+            params: &[
+                LIMIT,
+                NEXT,
+                Param::new(
+                    "reason",
+                    Shape::Word(|| Reason::ALL.iter().map(|reason| reason.as_str()).collect()),
+                    "Only what was refused for this.",
+                ),
+            ],
             answers: &[Answer {
                 about: "A page of dead letters.",
                 forms: &[json(|g| g.subschema_for::<reply::List<reply::DeadLetterItem<'static>>>())],

@@ -319,6 +319,13 @@ fn schema(param: &Param) -> Json {
             json!({"type": "integer", "minimum": from, "maximum": to, "default": default})
         }
         Shape::Word(words) => json!({"type": "string", "enum": words()}),
+        Shape::Sort(fields) => {
+            let fields = fields();
+            let both = fields
+                .iter()
+                .flat_map(|field| [(*field).to_owned(), format!("-{field}")]);
+            json!({"type": "string", "enum": both.collect::<Vec<_>>(), "default": fields.first()})
+        }
         Shape::Words(words) => {
             let one = json!({"type": "string", "enum": words()});
             json!({"type": "array", "items": one, "minItems": 1, "uniqueItems": true})

@@ -69,7 +69,9 @@ fn entries(of: &Json) -> impl Iterator<Item = (&String, &Json)> {
 
 /// What a reference names, or the thing itself.
 fn resolve<'a>(document: &'a Json, at: &'a Json) -> &'a Json {
-    let named = at["$ref"].as_str().and_then(|r| document.pointer(r.strip_prefix('#')?));
+    let named = at["$ref"]
+        .as_str()
+        .and_then(|r| document.pointer(r.strip_prefix('#')?));
     named.unwrap_or(at)
 }
 
@@ -108,7 +110,11 @@ fn write(document: &Json) -> String {
     out.push_str("<h2>Shapes</h2>");
     for (name, schema) in entries(&document["components"]["schemas"]) {
         let about = escaped(text(schema, "description"));
-        let _ = write!(out, "<article id=\"shape-{0}\"><h3>{0}</h3><p>{about}</p>", escaped(name));
+        let _ = write!(
+            out,
+            "<article id=\"shape-{0}\"><h3>{0}</h3><p>{about}</p>",
+            escaped(name)
+        );
         write_fields(&mut out, schema);
         out.push_str("</article>");
     }
@@ -140,17 +146,39 @@ fn write_call(out: &mut String, document: &Json, method: &str, path: &str, call:
     }
     let form = &call["requestBody"];
     if form.is_object() {
-        let _ = write!(out, "<p class=\"note\">{}</p>", escaped(text(form, "description")));
+        let _ = write!(
+            out,
+            "<p class=\"note\">{}</p>",
+            escaped(text(form, "description"))
+        );
     }
     let form = &form["content"]["application/x-www-form-urlencoded"]["schema"];
     let in_form = entries(&form["properties"]).map(|(name, schema)| {
-        let required = form["required"].as_array().is_some_and(|all| all.iter().any(|n| n == name));
-        (name.as_str(), "form", required, schema, text(schema, "description"))
+        let required = form["required"]
+            .as_array()
+            .is_some_and(|all| all.iter().any(|n| n == name));
+        (
+            name.as_str(),
+            "form",
+            required,
+            schema,
+            text(schema, "description"),
+        )
     });
-    let params = call["parameters"].as_array().into_iter().flatten().map(|param| {
-        let required = param["required"] == true;
-        (text(param, "name"), text(param, "in"), required, &param["schema"], text(param, "description"))
-    });
+    let params = call["parameters"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|param| {
+            let required = param["required"] == true;
+            (
+                text(param, "name"),
+                text(param, "in"),
+                required,
+                &param["schema"],
+                text(param, "description"),
+            )
+        });
     let all: Vec<_> = params.chain(in_form).collect();
     if !all.is_empty() {
         out.push_str("<dl>");
@@ -187,7 +215,11 @@ fn write_call(out: &mut String, document: &Json, method: &str, path: &str, call:
             out.push_str("</small>");
             if form["example"].is_object() {
                 let pretty = serde_json::to_string_pretty(&form["example"]).unwrap_or_default();
-                let _ = write!(out, "<details><summary>Example</summary><pre>{}</pre></details>", escaped(&pretty));
+                let _ = write!(
+                    out,
+                    "<details><summary>Example</summary><pre>{}</pre></details>",
+                    escaped(&pretty)
+                );
             }
         }
         out.push_str("</dd>");
@@ -202,7 +234,9 @@ fn write_fields(out: &mut String, schema: &Json) {
     }
     out.push_str("<dl>");
     for (name, field) in entries(&schema["properties"]) {
-        let always = schema["required"].as_array().is_some_and(|all| all.iter().any(|n| n == name));
+        let always = schema["required"]
+            .as_array()
+            .is_some_and(|all| all.iter().any(|n| n == name));
         let maybe = if always { "" } else { ", may be missing" };
         let _ = write!(
             out,
@@ -227,14 +261,20 @@ fn kind(schema: &Json) -> String {
         }
     }
     if let Some(words) = schema["enum"].as_array() {
-        let words = words.iter().map(|w| w.as_str().map_or("null".into(), escaped));
+        let words = words
+            .iter()
+            .map(|w| w.as_str().map_or("null".into(), escaped));
         return words.collect::<Vec<_>>().join(" | ");
     }
     if let Some(one) = schema.get("const") {
         return escaped(&one.to_string());
     }
     let types = match &schema["type"] {
-        Json::Array(all) => all.iter().filter_map(Json::as_str).collect::<Vec<_>>().join(" | "),
+        Json::Array(all) => all
+            .iter()
+            .filter_map(Json::as_str)
+            .collect::<Vec<_>>()
+            .join(" | "),
         one => one.as_str().unwrap_or("any").to_owned(),
     };
     let mut said = types;
@@ -284,11 +324,16 @@ mod tests {
     #[test]
     fn the_page_loads_nothing_from_elsewhere_and_runs_nothing() {
         let page = write(&DOCUMENT);
-        assert!(!page.contains("<script") && !page.contains("style=") && !page.contains("javascript:"));
+        assert!(
+            !page.contains("<script") && !page.contains("style=") && !page.contains("javascript:")
+        );
         for attribute in ["src=\"", "href=\"http", "href=\"//"] {
             assert!(!page.contains(attribute), "{attribute}");
         }
         assert!(!STYLE.contains("url(") && !STYLE.contains("@import"));
-        assert_eq!(escaped("<a href=\"&\">"), "&lt;a href=&quot;&amp;&quot;&gt;");
+        assert_eq!(
+            escaped("<a href=\"&\">"),
+            "&lt;a href=&quot;&amp;&quot;&gt;"
+        );
     }
 }

@@ -9,6 +9,7 @@ use devmon_core::wire::Reason;
 use devmon_core::wire::about::SourceState;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
+use crate::api::endpoints::KINDS;
 use crate::query::aggregate::Aggregate;
 use crate::query::devices::Status;
 use crate::store::rollup::Tier;
@@ -132,8 +133,7 @@ pub(in crate::api) fn source_state(_: &mut SchemaGenerator) -> Schema {
 }
 
 pub(in crate::api) fn metric_kind(_: &mut SchemaGenerator) -> Schema {
-    let all = [Kind::Gauge, Kind::Counter, Kind::State, Kind::Text];
-    words_or_null(all.map(Kind::as_str))
+    words_or_null(KINDS.map(Kind::as_str))
 }
 
 pub(in crate::api) fn value_type(_: &mut SchemaGenerator) -> Schema {
