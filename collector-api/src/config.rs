@@ -7,12 +7,15 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use devmon_core::config::DurationText;
 use devmon_core::tls::CertFiles;
 use devmon_core::wire::TopicScheme;
 use serde::Deserialize;
 
+use crate::api::Origins;
+use crate::api::server::{IDLE_TIMEOUT, per_address};
 use crate::cli::RunArgs;
 use crate::forward;
 use crate::intake::{BrokerSettings, IntakeSettings, Limits};
@@ -25,6 +28,9 @@ const DEFAULT_MQTT: &str = "127.0.0.1:1883";
 const DEFAULT_HTTP_CONNECTIONS: usize = 512;
 /// What `devmon-collector config` prints: every key with its default and its meaning.
 pub const DEFAULT_TOML: &str = include_str!("default.toml");
+/// A shorter time would cut off phones, a longer one keeps connections of clients that are gone.
+const MIN_IDLE: Duration = Duration::from_secs(1);
+const MAX_IDLE: Duration = Duration::from_secs(600);
 /// Shorter tokens can be guessed.
 const MIN_TOKEN_CHARS: usize = 16;
 
@@ -40,6 +46,10 @@ pub struct File {
     data_dir: Option<PathBuf>,
     http: Option<String>,
     http_max_connections: Option<usize>,
+    http_max_connections_per_address: Option<usize>,
+    http_idle_timeout: Option<DurationText>,
+    #[serde(default)]
+    http_cors_origins: Vec<String>,
     api_token_file: Option<PathBuf>,
     mqtt_listen: Option<String>,
     mqtt_plain: Option<bool>,
@@ -150,6 +160,10 @@ pub struct Settings {
     pub data_dir: PathBuf,
     pub http: SocketAddr,
     pub http_max_connections: usize,
+    pub http_max_connections_per_address: usize,
+    /// How long the headers of a call may take, and the next call on a connection.
+    pub http_idle_timeout: Duration,
+    pub http_origins: Origins,
     pub token: Option<String>,
     /// `None`: no listener.
     pub listen: Option<Listen>,
@@ -327,6 +341,21 @@ impl Settings {
             )));
         }
 
+        let http_max_connections = file
+            .http_max_connections
+            .unwrap_or(DEFAULT_HTTP_CONNECTIONS)
+            .max(1);
+        let http_idle_timeout = file.http_idle_timeout.map_or(IDLE_TIMEOUT, |said| said.0);
+        if !(MIN_IDLE..=MAX_IDLE).contains(&http_idle_timeout) {
+            return Err(Invalid(format!(
+                "{}: http_idle_timeout is out of range; write {MIN_IDLE:?} to {MAX_IDLE:?}.",
+                layers.file
+            )));
+        }
+        let origins = file.http_cors_origins.iter().map(String::as_str);
+        let http_origins = Origins::parse(origins)
+            .map_err(|e| Invalid(format!("{}: http_cors_origins: {e}.", layers.file)))?;
+
         let mut intake = IntakeSettings {
             scheme,
             ..IntakeSettings::default()
@@ -370,10 +399,13 @@ impl Settings {
         Ok(Self {
             data_dir: data_dir.map_or_else(|| PathBuf::from("data"), |d| d.value),
             http: http_addr,
-            http_max_connections: file
-                .http_max_connections
-                .unwrap_or(DEFAULT_HTTP_CONNECTIONS)
+            http_max_connections,
+            http_max_connections_per_address: file
+                .http_max_connections_per_address
+                .unwrap_or_else(|| per_address(http_max_connections))
                 .max(1),
+            http_idle_timeout,
+            http_origins,
             token,
             listen,
             broker,

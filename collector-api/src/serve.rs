@@ -61,7 +61,10 @@ async fn serve(settings: Settings) -> anyhow::Result<Ended> {
     let most_clients = settings.http_max_connections - settings.http_max_connections / 4;
     let server = Server::bind(settings.http, settings.http_max_connections)
         .await
-        .map_err(|e| bind_error(&e, settings.http, "the API", "--http"))?;
+        .map_err(|e| bind_error(&e, settings.http, "the API", "--http"))?
+        .with_connections_per_address(settings.http_max_connections_per_address)
+        .with_idle_timeout(settings.http_idle_timeout)
+        .with_origins(settings.http_origins);
     let http_addr = server.local_addr()?;
     let listener = match settings.listen {
         Some(Listen { addr, tls, limits }) => {

@@ -571,6 +571,27 @@ fn run_is_the_default_and_help_is_no_error() {
 }
 
 #[test]
+fn bounds_and_origins_of_http_are_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    for (text, says) in [
+        ("http_cors_origins = [\"*\"]", "https://status.example.org"),
+        (
+            "http_cors_origins = [\"https://a.example/\"]",
+            "without a path",
+        ),
+        ("http_idle_timeout = \"100ms\"", "http_idle_timeout"),
+        ("http_idle_timeout = \"1h\"", "http_idle_timeout"),
+    ] {
+        let file = write(dir.path(), "c.toml", text);
+        let said = refused(&mut collector(&["check", "--config", &file]), EX_CONFIG);
+        assert!(said.contains(says) && said.contains("c.toml"), "{said}");
+    }
+    let good = "http_cors_origins = [\"http://localhost:5173\"]\nhttp_idle_timeout = \"75s\"\nhttp_max_connections_per_address = 9\n";
+    let file = write(dir.path(), "c.toml", good);
+    checked(&mut collector(&["check", "--config", &file]));
+}
+
+#[test]
 fn the_printed_configuration_is_the_default_and_names_every_key() {
     let dir = tempfile::tempdir().unwrap();
     let printed = checked(&mut collector(&["config"]));

@@ -1,15 +1,18 @@
 //! The project's own commands. One file a command; each does all its set-up itself and says what it is doing.
 //!
 //! `cargo xtask demo` runs the main job on this machine, `cargo xtask test` all checks (what `.ci/run` runs), `cargo xtask fuzz` the parsers
-//! of outside bytes under libFuzzer, `cargo xtask bench` measures beside the peers.
+//! of outside bytes under libFuzzer, `cargo xtask schemathesis` the API by its own description, `cargo xtask bench` measures beside the peers.
 
 mod bench;
 mod demo;
 mod fuzz;
+mod schemathesis;
 mod test;
 
 use clap::{Parser, Subcommand};
-use xtask::{chaos, children, fleet, load, new_plugin, prepare, relay, root, soak, target_dir};
+use xtask::{
+    chaos, children, collector, fleet, load, new_plugin, prepare, relay, root, soak, target_dir,
+};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "devmon's own commands")]
@@ -26,6 +29,8 @@ enum Command {
     Test(test::Test),
     /// Fuzz the parsers of outside bytes.
     Fuzz(fuzz::Fuzz),
+    /// Ask a collector what schemathesis makes up from its OpenAPI document, and hold its answers against it.
+    Schemathesis(schemathesis::Schemathesis),
     /// Measure, side by side with the peers.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -46,6 +51,7 @@ fn main() -> std::process::ExitCode {
         Command::Demo(demo) => demo.run(),
         Command::Test(test) => test.run(),
         Command::Fuzz(fuzz) => fuzz.run(),
+        Command::Schemathesis(schemathesis) => schemathesis.run(),
         Command::Bench(bench) => bench.run(),
         Command::Load(load) => load.run(),
         Command::Fleet(fleet) => fleet.run(),

@@ -1,8 +1,8 @@
-//! What has to be there before anything runs: Debian packages, npm packages, the built dashboard, the built binaries.
+//! What has to be there before anything runs: Debian packages, npm and Python packages, the built dashboard, the built binaries.
 //!
 //! Everything is checked first and done only if it is missing, so that a second run starts at once. Nothing is installed silently: each command is printed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
 
@@ -132,4 +132,31 @@ fn newest_below(path: &Path) -> SystemTime {
         .flatten()
         .map(|e| newest_below(&e.path()));
     below.max().unwrap_or(own).max(own)
+}
+
+/// Programs of Python packages, in an environment of their own below the target folder: its folder of programs.
+///
+/// # Errors
+/// There is no Python with venv, or a package can not be installed.
+pub fn python_packages(name: &str, wanted: &[&str]) -> anyhow::Result<PathBuf> {
+    let place = crate::target_dir().join(name);
+    let (venv, mark) = (place.join("venv"), place.join("installed"));
+    let programs = venv.join("bin");
+    let list = wanted.join("\n");
+    if std::fs::read_to_string(&mark).is_ok_and(|installed| installed == list) {
+        return Ok(programs);
+    }
+    debian_packages(&[("python3", "python3-venv")])?;
+    heading(&format!("Installing {}", wanted.join(", ")));
+    std::fs::create_dir_all(&place)?;
+    let text = |path: &Path| path.display().to_string();
+    run(root(), "python3", &["-m", "venv", "--clear", &text(&venv)])
+        .context("please install Python's venv (Debian: python3-venv)")?;
+    let install: Vec<&str> = ["install", "--quiet", "--disable-pip-version-check"]
+        .into_iter()
+        .chain(wanted.iter().copied())
+        .collect();
+    run(root(), &text(&programs.join("pip")), &install)?;
+    std::fs::write(mark, list)?;
+    Ok(programs)
 }

@@ -6,6 +6,7 @@ use clap::Args;
 
 use crate::prepare::{self, cargo, heading, run};
 use crate::root;
+use crate::schemathesis::Schemathesis;
 
 #[derive(Args)]
 pub(crate) struct Test {}
@@ -65,6 +66,9 @@ impl Test {
                     "--",
                     "parquet",
                 ])
+            }),
+            ("API by its description: schemathesis", &|| {
+                Schemathesis::default().run()
             }),
             ("Dashboard: browser tests", &|| npm("test:browser")),
         ];

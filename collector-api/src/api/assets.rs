@@ -6,16 +6,14 @@
 use std::borrow::Cow;
 
 use rust_embed::{EmbeddedFile, RustEmbed};
-use warp::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, ETAG, IF_NONE_MATCH, REFERRER_POLICY,
-};
+use warp::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, ETAG, REFERRER_POLICY};
 use warp::http::{HeaderValue, StatusCode};
 use warp::hyper::body::Bytes;
 
 use super::endpoints::Call;
 use super::params::Segment;
 use super::problem::{Kind, Problem};
-use super::reply::{Response, bytes};
+use super::reply::{Response, bytes, kept};
 
 /// `unsafe-inline` for styles: charts set element styles. Nothing else is loosened.
 const POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'";
@@ -30,10 +28,13 @@ const NOT_BUILT: &str = include_str!("not_built.html");
 #[allow_missing = true]
 struct Dashboard;
 
-pub(super) fn index(call: &Call, _: &Segment) -> Result<Response, Problem> {
+pub(super) fn index(_: &Call, _: &Segment) -> Result<Response, Problem> {
     Ok(match Dashboard::get("index.html") {
-        Some(file) => serve("index.html", file, call),
-        None => with_policy(bytes(StatusCode::OK, "text/html; charset=utf-8", NOT_BUILT)),
+        Some(file) => serve("index.html", file),
+        None => {
+            let page = bytes(StatusCode::OK, "text/html; charset=utf-8", NOT_BUILT);
+            with_policy(kept(page))
+        }
     })
 }
 
@@ -43,7 +44,7 @@ pub(super) fn file(call: &Call, name: &Segment) -> Result<Response, Problem> {
         .as_deref()
         .and_then(|path| Some((path, Dashboard::get(path)?)));
     match file {
-        Some((path, file)) => Ok(serve(path, file, call)),
+        Some((path, file)) => Ok(serve(path, file)),
         None => Err(Problem::new(
             Kind::NotFound,
             format!("there is nothing at {}", call.path),
@@ -51,25 +52,13 @@ pub(super) fn file(call: &Call, name: &Segment) -> Result<Response, Problem> {
     }
 }
 
-fn serve(path: &str, file: EmbeddedFile, call: &Call) -> Response {
+fn serve(path: &str, file: EmbeddedFile) -> Response {
     let tag = format!("\"{}\"", hex(&file.metadata.sha256_hash()));
-    let known = call
-        .headers
-        .get(IF_NONE_MATCH)
-        .and_then(|v| v.to_str().ok());
-    let unchanged = known.is_some_and(|tags| {
-        tags.split(',')
-            .any(|t| t.trim().trim_start_matches("W/") == tag)
-    });
-    let mut response = if unchanged {
-        bytes(StatusCode::NOT_MODIFIED, content_type(path), Bytes::new())
-    } else {
-        let body = match file.data {
-            Cow::Borrowed(data) => Bytes::from_static(data),
-            Cow::Owned(data) => Bytes::from(data),
-        };
-        bytes(StatusCode::OK, content_type(path), body)
+    let body = match file.data {
+        Cow::Borrowed(data) => Bytes::from_static(data),
+        Cow::Owned(data) => Bytes::from(data),
     };
+    let mut response = bytes(StatusCode::OK, content_type(path), body);
     let headers = response.headers_mut();
     if let Ok(tag) = HeaderValue::try_from(tag) {
         headers.insert(ETAG, tag);

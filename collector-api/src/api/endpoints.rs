@@ -2,20 +2,28 @@
 
 use std::sync::Arc;
 
-use devmon_core::wire::TimestampMs;
+use devmon_core::descriptor::Kind;
+use devmon_core::wire::{Reason, TimestampMs};
+use schemars::JsonSchema;
 use serde::Serialize;
 use warp::http::StatusCode;
 use warp::http::header::{CONTENT_DISPOSITION, HeaderMap};
 use warp::http::{HeaderValue, Method};
 
 use super::Api;
+use super::accept::Media;
+use super::csv::{self, Row};
 use super::page::{self, Cursor};
 use super::params::{Params, Segment, bad_cursor};
 use super::patience::Line;
-use super::problem::{Kind, Problem};
+use super::problem::{Kind as Error, Problem};
 use super::reply::{self, Response};
-use crate::query::devices::{DeviceFilter, Status};
+use crate::query::devices::Status;
+use crate::query::metrics::MetricFilter;
+use crate::query::sort::{Place, Sort};
 use crate::query::{dead_letters, devices, fleet, metrics, range};
+
+pub(super) const KINDS: [Kind; 4] = [Kind::Gauge, Kind::Counter, Kind::State, Kind::Text];
 
 /// A call as it came.
 #[derive(Debug, Clone)]
@@ -37,10 +45,29 @@ impl Call {
     /// A page as an answer.
     fn page<T: Serialize>(&self, params: &Params, items: Vec<T>, next: Option<Cursor>) -> Response {
         let next_cursor = next.map(|cursor| cursor.text());
-        let link = next_cursor
-            .as_ref()
-            .map(|cursor| page::link(&self.path, params, cursor));
+        let link = self.link(params, next_cursor.as_deref());
         reply::with_link(reply::json(&reply::List { items, next_cursor }), link)
+    }
+
+    /// A page as JSON or as a table; of a table, the next page is in the `Link` header only.
+    fn page_or_table<T: Serialize + Row>(
+        &self,
+        params: &Params,
+        items: Vec<T>,
+        next: Option<Cursor>,
+    ) -> Result<Response, Problem> {
+        Ok(match Media::of(&self.headers)? {
+            Media::Json => reply::with_vary(self.page(params, items, next)),
+            Media::Csv => {
+                let cursor = next.map(|cursor| cursor.text());
+                let link = self.link(params, cursor.as_deref());
+                reply::with_link(csv::list(&items), link)
+            }
+        })
+    }
+
+    fn link(&self, params: &Params, cursor: Option<&str>) -> Option<String> {
+        cursor.map(|cursor| page::link(&self.path, params, cursor))
     }
 }
 
@@ -61,32 +88,47 @@ pub(super) enum Handler {
     Page(fn(&Call, &Segment) -> Result<Response, Problem>),
     /// Answers with a stream that ends with the collector.
     Stream(Stream),
-    /// There is no such route.
+    /// What a call has in a table until it is said what it does.
     Nothing,
 }
 
 pub(super) fn devices(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
-    let params = call.params(&["limit", "cursor", "q", "status"])?;
-    let filter = DeviceFilter {
-        q: params.get("q").map(str::to_owned),
-        status: params.status()?,
-    };
-    let after = match params.cursor()? {
-        None => None,
-        Some(Cursor::Device(id)) => Some(id),
-        Some(_) => return Err(bad_cursor()),
-    };
+    let params = call.params(&["limit", "cursor", "q", "status", "sort"])?;
+    let sort = params.sort(&devices::SortBy::ALL, devices::SortBy::as_str)?;
+    let list = sorted_list('d', sort, devices::SortBy::as_str);
+    let by_id = sort.by == devices::SortBy::Id;
+    let upwards: Option<fn(Cursor) -> _> = (by_id && !sort.down).then_some(|cursor| match cursor {
+        Cursor::Device(id) => Some(id),
+        _ => None,
+    });
     let page = devices::list(
         &*api.store,
-        &filter,
-        after.as_deref(),
+        &params.device_filter()?,
+        sort,
+        params.place(&list, by_id && sort.down, upwards)?,
         params.list_limit()?,
         TimestampMs::now(),
     );
-    let last = page.items.last().filter(|_| page.more);
-    let next = last.map(|view| Cursor::Device(view.record.id.to_string()));
-    let items: Vec<_> = page.items.iter().map(reply::Device::from).collect();
-    Ok(call.page(&params, items, next))
+    let next = page.last().map(|(place, _)| match upwards {
+        Some(_) => Cursor::Device(place.name().to_owned()),
+        None => sorted_behind(list, place),
+    });
+    let items: Vec<_> = page.items.iter().map(|(_, v)| v.into()).collect();
+    call.page_or_table::<reply::Device<'_>>(&params, items, next)
+}
+
+/// What a sorted list is called in cursors.
+fn sorted_list<K>(list: char, sort: Sort<K>, as_str: fn(K) -> &'static str) -> String {
+    let down = if sort.down { "-" } else { "" };
+    format!("{list}{down}{}", as_str(sort.by))
+}
+
+fn sorted_behind(list: String, place: &Place) -> Cursor {
+    Cursor::Sorted {
+        list,
+        key: place.key,
+        name: place.name().to_owned(),
+    }
 }
 
 pub(super) fn device(api: &Api, call: &Call, device: &Segment) -> Result<Response, Problem> {
@@ -105,29 +147,40 @@ pub(super) fn forget(api: &Api, call: &Call, device: &Segment) -> Result<Respons
 }
 
 pub(super) fn metrics(api: &Api, call: &Call, device: &Segment) -> Result<Response, Problem> {
-    let params = call.params(&["prefix", "limit", "cursor"])?;
+    let params = call.params(&["prefix", "q", "kind", "unit", "sort", "limit", "cursor"])?;
     let device = device.device()?;
-    let after = match params.cursor()? {
-        None => None,
-        Some(Cursor::Metric(path)) => Some(path),
-        Some(_) => return Err(bad_cursor()),
+    let sort = params.sort(&metrics::SortBy::ALL, metrics::SortBy::as_str)?;
+    let list = sorted_list('m', sort, metrics::SortBy::as_str);
+    let by_path = sort.by == metrics::SortBy::Path;
+    let upwards: Option<fn(Cursor) -> _> =
+        (by_path && !sort.down).then_some(|cursor| match cursor {
+            Cursor::Metric(path) => Some(path),
+            _ => None,
+        });
+    let filter = MetricFilter {
+        prefix: params.prefix()?,
+        q: params.get("q").map(str::to_owned),
+        kind: params.one_of("kind", &KINDS, Kind::as_str)?,
+        unit: params.get("unit").map(str::to_owned),
     };
     let (page, described) = metrics::list(
         &*api.store,
         &api.descriptors,
         device.as_str(),
-        &params.prefix()?,
-        after.as_deref(),
+        &filter,
+        sort,
+        params.place(&list, by_path && sort.down, upwards)?,
         params.list_limit()?,
     )?;
-    let last = page.items.last().filter(|_| page.more);
-    let next = last.map(|record| Cursor::Metric(record.path.to_string()));
-    let items: Vec<_> = page
-        .items
-        .iter()
-        .map(|r| reply::Metric::new(r, &described))
+    let next = page.last().map(|(place, _)| match upwards {
+        Some(_) => Cursor::Metric(place.name().to_owned()),
+        None => sorted_behind(list, place),
+    });
+    let records = page.items.iter().map(|(_, record)| record);
+    let items: Vec<_> = records
+        .map(|record| reply::Metric::new(record, &described))
         .collect();
-    Ok(call.page(&params, items, next))
+    call.page_or_table(&params, items, next)
 }
 
 pub(super) fn latest(api: &Api, call: &Call, device: &Segment) -> Result<Response, Problem> {
@@ -138,6 +191,10 @@ pub(super) fn latest(api: &Api, call: &Call, device: &Segment) -> Result<Respons
         &[false, true],
         |tree| if tree { "tree" } else { "flat" },
     )?;
+    let media = match as_tree {
+        Some(true) => Media::Json,
+        _ => Media::of(&call.headers)?,
+    };
     let (series, described) = metrics::latest(
         &*api.store,
         &api.descriptors,
@@ -148,14 +205,17 @@ pub(super) fn latest(api: &Api, call: &Call, device: &Segment) -> Result<Respons
         let tree = metrics::tree(&series);
         return Ok(reply::json(&reply::LatestTree::new(device.as_str(), &tree)));
     }
-    let items = series
+    let items: Vec<_> = series
         .iter()
         .map(|r| reply::Latest::new(r, &described))
         .collect();
-    Ok(reply::json(&reply::LatestFlat {
+    if media == Media::Csv {
+        return Ok(csv::list(&items));
+    }
+    Ok(reply::with_vary(reply::json(&reply::LatestFlat {
         device: device.as_str(),
         items,
-    }))
+    })))
 }
 
 pub(super) fn fleet_latest(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
@@ -175,20 +235,21 @@ pub(super) fn fleet_latest(api: &Api, call: &Call, _: &Segment) -> Result<Respon
         params.list_limit()?,
         TimestampMs::now(),
     );
-    let next = page.items.last().filter(|_| page.more);
-    let next = next.map(|item| Cursor::Fleet {
+    let next = page.last().map(|item| Cursor::Fleet {
         device: item.device.to_string(),
         path: item.series.path.to_string(),
     });
     let items: Vec<_> = page.items.iter().map(reply::FleetItem::from).collect();
-    Ok(call.page(&params, items, next))
+    call.page_or_table(&params, items, next)
 }
 
 pub(super) fn series(api: &Api, call: &Call, device: &Segment) -> Result<Response, Problem> {
     let params = call.params(&[
         "path", "from", "to", "step", "points", "agg", "limit", "cursor",
     ])?;
-    let query = params.series(&device.device()?, TimestampMs::now())?;
+    let now = TimestampMs::now();
+    let media = Media::of(&call.headers)?;
+    let query = params.series(&device.device()?, now)?;
     let answer = range::series(&*api.store, &query)?;
     let about = api
         .store
@@ -205,11 +266,17 @@ pub(super) fn series(api: &Api, call: &Call, device: &Segment) -> Result<Respons
         }
         .text()
     });
-    let link = cursor
-        .as_ref()
-        .map(|cursor| page::link(&call.path, &params, cursor));
+    let link = call.link(&params, cursor.as_deref());
     let body = reply::Series::new(&query, &answer, &described, cursor.as_deref());
-    Ok(reply::with_link(reply::json(&body), link))
+    let response = match media {
+        Media::Json => reply::with_vary(reply::json(&body)),
+        Media::Csv => csv::series(&body),
+    };
+    let mut response = reply::with_link(response, link);
+    if params.is_closed(query.to, now) {
+        reply::keep_closed(&mut response);
+    }
+    Ok(response)
 }
 
 pub(super) fn status(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
@@ -236,18 +303,15 @@ pub(super) fn status(api: &Api, call: &Call, _: &Segment) -> Result<Response, Pr
 }
 
 pub(super) fn dead_letters(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
-    let params = call.params(&["limit", "cursor"])?;
+    let params = call.params(&["limit", "cursor", "reason"])?;
+    let reason = params.one_of("reason", Reason::ALL, Reason::as_str)?;
     let before = match params.cursor()? {
         None => None,
         Some(Cursor::DeadLetter(id)) => Some(id),
         Some(_) => return Err(bad_cursor()),
     };
-    let page = dead_letters::list(&*api.store, before, params.list_limit()?)?;
-    let next = page
-        .items
-        .last()
-        .filter(|_| page.more)
-        .map(|letter| Cursor::DeadLetter(letter.id));
+    let page = dead_letters::list(&*api.store, reason, before, params.list_limit()?)?;
+    let next = page.last().map(|letter| Cursor::DeadLetter(letter.id));
     let items: Vec<_> = page.items.iter().map(reply::DeadLetterItem::from).collect();
     Ok(call.page(&params, items, next))
 }
@@ -265,7 +329,7 @@ pub(super) fn dead_letter(api: &Api, call: &Call, id: &Segment) -> Result<Respon
 }
 
 pub(super) fn livez(_: &Call, _: &Segment) -> Result<Response, Problem> {
-    Ok(reply::json(&Probe {
+    Ok(probe(&Probe {
         status: "ok",
         reason: None,
     }))
@@ -277,16 +341,23 @@ pub(super) fn readyz(api: &Api, _: &Call, _: &Segment) -> Result<Response, Probl
     let problem = store.problem.clone().or_else(|| (api.intake)().problem);
     if let Some(reason) = problem {
         return Err(Problem::new(
-            Kind::NotReady,
+            Error::NotReady,
             format!("the collector takes no messages: {reason}"),
         ));
     }
     let (status, reason) = reply::state(&store);
-    Ok(reply::json(&Probe { status, reason }))
+    Ok(probe(&Probe { status, reason }))
 }
 
-#[derive(Serialize)]
-struct Probe<'a> {
+/// How it is now, for nobody to keep.
+fn probe(document: &Probe<'_>) -> Response {
+    reply::respond(StatusCode::OK, "application/json", document)
+}
+
+/// How the collector is.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Probe<'a> {
+    #[schemars(schema_with = "super::openapi::schemas::store_state")]
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,

@@ -1,17 +1,24 @@
 //! The REST API of `docs/rest-api.md`, and the dashboard's files. The only room that knows HTTP and warp.
 //!
-//! A call's way: [`server`] accepts the connection → [`routes`] finds the endpoint → [`params`] checks what was asked → `endpoints` asks `query`
+//! A call's way: [`server`] accepts the connection → `exchange` does what every call needs → [`routes`] finds the endpoint → [`params`] checks what was asked → `endpoints` asks `query`
 //! → [`reply`] puts the answer into its documented form. Whatever fails on the way becomes a [`problem`]. Store calls block, so endpoints run on tokio's
 //! blocking threads, a bounded number at a time; a panic there is an answer of status 500 and ends nothing else. One endpoint, [`events`], answers with a stream instead.
 //!
 //! The port answers before there is a store ([`Front`]): a journal may take a while to replay, and whoever watches should see that, not a closed port.
 
+pub mod accept;
 pub mod assets;
+mod body;
+mod calls;
+mod csv;
 mod endpoints;
 mod events;
+mod exchange;
+mod openapi;
 pub mod page;
 pub mod params;
 mod patience;
+mod places;
 pub mod problem;
 pub mod prometheus;
 pub mod reply;
@@ -30,6 +37,7 @@ use crate::intake::IntakeStatus;
 use crate::query::descriptors::DescriptorCache;
 use crate::query::names::NamesCache;
 use crate::store::engine::Store;
+pub use exchange::cors::{OriginError, Origins};
 use problem::{Kind, Problem};
 
 /// What the endpoints work with.

@@ -15,6 +15,13 @@ pub enum Cursor {
     Device(String),
     /// Metrics after this path.
     Metric(String),
+    /// A list that is sorted otherwise, behind this place.
+    Sorted {
+        /// What list, and by what: `d-last_seen`, `mlast_ts`.
+        list: String,
+        key: i64,
+        name: String,
+    },
     /// Newest values of the fleet after this path of this device.
     Fleet { device: String, path: String },
     /// Dead letters below this id.
@@ -35,6 +42,7 @@ impl Cursor {
         let plain = match self {
             Self::Device(id) => format!("d{id}"),
             Self::Metric(path) => format!("m{path}"),
+            Self::Sorted { list, key, name } => format!("o{list},{key},{name}"), // no list has a comma
             Self::Fleet { device, path } => format!("f{device}{path}"), // a path begins with /, an id has none
             Self::DeadLetter(id) => format!("l{id}"),
             Self::Series {
@@ -51,10 +59,25 @@ impl Cursor {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let plain = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+        Self::read(&plain)
+    }
+
+    /// Reads what is in the opaque text.
+    #[must_use]
+    pub fn read(plain: &str) -> Option<Self> {
         let (kind, rest) = plain.split_at_checked(1)?;
         match kind {
             "d" => Some(Self::Device(rest.to_owned())),
             "m" => Some(Self::Metric(rest.to_owned())),
+            "o" => {
+                let (list, rest) = rest.split_once(',')?;
+                let (key, name) = rest.split_once(',')?;
+                Some(Self::Sorted {
+                    list: list.to_owned(),
+                    key: key.parse().ok()?,
+                    name: name.to_owned(),
+                })
+            }
             "f" => {
                 let (device, path) = rest.split_at_checked(rest.find('/')?)?;
                 Some(Self::Fleet {
@@ -128,6 +151,9 @@ mod tests {
             "s0,-9223372036854775808,1,1",
             "l-1",
             "fno-path",
+            "od",
+            "od,x,name",
+            "od,99999999999999999999,name",
         ] {
             assert_eq!(forged(bad), None, "{bad}");
         }
@@ -139,6 +165,11 @@ mod tests {
         for cursor in [
             Cursor::Device("a:b.c".into()),
             Cursor::Metric("/größe/~1home".into()),
+            Cursor::Sorted {
+                list: "d-last_seen".into(),
+                key: i64::MIN,
+                name: "a,b".into(),
+            },
             Cursor::Fleet {
                 device: "a:b.c".into(),
                 path: "/disk/~1home".into(),
@@ -174,6 +205,9 @@ mod tests {
             "x1",
             "l-1",
             "fno-path",
+            "od",
+            "od,x,name",
+            "od,99999999999999999999,name",
             "lx",
             "s1,2,3",
             "s1,2,3,4",

@@ -11,21 +11,24 @@ use super::page::Cursor;
 use super::problem::Problem;
 use super::time;
 use crate::query::aggregate::Aggregate;
-use crate::query::devices::Status;
+use crate::query::devices::{DeviceFilter, Status};
 use crate::query::fleet::Pattern;
 use crate::query::range::{Resolution, SeriesQuery};
+use crate::query::sort::{Place, Sort};
 
 /// Page length of lists: default and maximum.
-const LIST_LIMIT: (usize, usize) = (100, 1_000);
+pub(super) const LIST_LIMIT: (usize, usize) = (100, 1_000);
 /// Rows of a page of series: default and maximum.
-const ROWS_LIMIT: (usize, usize) = (10_000, 100_000);
+pub(super) const ROWS_LIMIT: (usize, usize) = (10_000, 100_000);
 /// Most paths of one series call: more lines than a chart can tell apart.
-const MAX_PATHS: usize = 50;
+pub(super) const MAX_PATHS: usize = 50;
 /// Longest step: ten years.
 const MAX_STEP_MS: u64 = 3_650 * 86_400_000;
 /// Parameters that may stand several times.
 const REPEATED: [&str; 2] = ["path", "device"];
-const POINTS: RangeInclusive<u64> = 2..=10_000;
+/// What comes later than this is rare: a device that was without a network for hours. The store merges such samples in one go (`archive_late_after`).
+const LATE_MS: i64 = 6 * 3_600_000;
+pub(super) const POINTS: RangeInclusive<u64> = 2..=10_000;
 /// Range without `from`.
 const DEFAULT_RANGE_MS: i64 = 3_600_000;
 
@@ -124,12 +127,57 @@ impl Params {
         self.get(name).map(parse).transpose()
     }
 
-    /// The status asked for.
+    /// Which devices are meant.
     ///
     /// # Errors
-    /// Another word.
-    pub fn status(&self) -> Result<Option<Status>, Problem> {
-        self.one_of("status", &Status::ALL, Status::as_str)
+    /// A status that there is not.
+    pub fn device_filter(&self) -> Result<DeviceFilter, Problem> {
+        let words = self.get("status").into_iter().flat_map(|s| s.split(','));
+        let status = words.map(|text| word("status", text, &Status::ALL, Status::as_str));
+        Ok(DeviceFilter {
+            q: self.get("q").map(str::to_owned),
+            status: status.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// The order of a list: a field of its items, the largest first with a `-` before it. By default the first of `all`, upwards.
+    ///
+    /// # Errors
+    /// Nothing that the list can be sorted by.
+    pub fn sort<K: Copy>(
+        &self,
+        all: &[K],
+        as_str: fn(K) -> &'static str,
+    ) -> Result<Sort<K>, Problem> {
+        let text = self.get("sort").unwrap_or_else(|| as_str(all[0]));
+        let name = text.strip_prefix('-');
+        Ok(Sort {
+            by: word("sort", name.unwrap_or(text), all, as_str)?,
+            down: name.is_some(),
+        })
+    }
+
+    /// Where a page starts of a list that is called `list` in cursors; `plain` knows the cursor of one sorted by name, upwards.
+    ///
+    /// # Errors
+    /// Not a cursor, or of another list or order.
+    pub fn place(
+        &self,
+        list: &str,
+        names_down: bool,
+        plain: Option<fn(Cursor) -> Option<String>>,
+    ) -> Result<Option<Place>, Problem> {
+        let Some(cursor) = self.cursor()? else {
+            return Ok(None);
+        };
+        let place = match (cursor, plain) {
+            (Cursor::Sorted { list: l, key, name }, None) if l == list => {
+                Some(Place::new(key, &name, names_down))
+            }
+            (cursor, Some(plain)) => plain(cursor).map(|name| Place::new(0, &name, false)),
+            _ => None,
+        };
+        place.map(Some).ok_or_else(bad_cursor)
     }
 
     /// All that a series call asks.
@@ -184,6 +232,15 @@ impl Params {
             Some(_) => return Err(bad_cursor()),
         }
         Ok(query)
+    }
+
+    /// True if a range of series is over and fixed: named by times that do not move, and with an end behind which little comes.
+    #[must_use]
+    pub fn is_closed(&self, to: TimestampMs, now: TimestampMs) -> bool {
+        let fixed = |text: &str| !text.starts_with('-') && text != "now";
+        // A cursor holds the times.
+        let named = self.get("to").is_some_and(fixed) && self.get("from").is_none_or(fixed);
+        (named || self.get("cursor").is_some()) && now.since(to) >= LATE_MS
     }
 
     /// Patterns of paths, as many as a series call may name.
@@ -335,14 +392,12 @@ fn metric_path(name: &str, text: &str) -> Result<MetricPath, Problem> {
 #[derive(Debug, Clone, Default)]
 pub struct Segment(String);
 
-impl FromStr for Segment {
-    type Err = std::convert::Infallible;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(Self(text.to_owned()))
-    }
-}
-
 impl Segment {
+    /// As it stands in the URL.
+    pub(super) fn new(encoded: &str) -> Self {
+        Self(encoded.to_owned())
+    }
+
     /// The segment as a device id.
     ///
     /// # Errors

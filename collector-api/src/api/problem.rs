@@ -1,39 +1,59 @@
 //! Every error as `application/problem+json` (RFC 9457): the list of `docs/rest-api.md`, closed.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use warp::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use warp::http::{HeaderValue, StatusCode};
 
+use super::exchange::request_id::RequestId;
 use super::reply::{Response, respond};
 use crate::query::QueryError;
 use crate::store::engine::StoreError;
 
-/// When to ask again, in seconds: a store opens within seconds, mostly.
+/// What all types begin with.
+pub(super) const TYPES: &str = "https://devmon.invalid/problems/";
+/// When to ask again, in seconds: a store opens within seconds, mostly, and connections come free.
 const RETRY_AFTER_S: &str = "2";
 
 /// What kind of error: one row of the documented table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     InvalidParameter,
+    /// The body is not what it should be.
+    Malformed,
     Unauthorized,
     Forbidden,
     NotFound,
     /// With the methods that are.
     MethodNotAllowed(&'static str),
+    /// None of the forms that there are is one that is taken.
+    NotAcceptable,
+    /// The body did not come in time.
+    Timeout,
+    BodyTooLarge,
+    UriTooLong,
+    UnsupportedMediaType,
     Misdirected,
     TooManyPoints,
+    /// Of one address.
+    TooManyConnections,
+    HeadersTooLarge,
+    /// All connections that there may be are taken.
+    Busy,
     NotReady,
     Internal,
 }
 
 impl Kind {
-    fn row(self) -> (&'static str, &'static str, StatusCode) {
+    /// The end of its type, its title, its status.
+    pub(super) fn row(self) -> (&'static str, &'static str, StatusCode) {
         match self {
             Self::InvalidParameter => (
                 "invalid-parameter",
                 "Invalid parameter",
                 StatusCode::BAD_REQUEST,
             ),
+            Self::Malformed => ("malformed", "Malformed body", StatusCode::BAD_REQUEST),
             Self::Unauthorized => ("unauthorized", "Unauthorized", StatusCode::UNAUTHORIZED),
             Self::Forbidden => ("forbidden", "Forbidden", StatusCode::FORBIDDEN),
             Self::NotFound => ("not-found", "Not found", StatusCode::NOT_FOUND),
@@ -41,6 +61,27 @@ impl Kind {
                 "method-not-allowed",
                 "Method not allowed",
                 StatusCode::METHOD_NOT_ALLOWED,
+            ),
+            Self::NotAcceptable => (
+                "not-acceptable",
+                "Not acceptable",
+                StatusCode::NOT_ACCEPTABLE,
+            ),
+            Self::Timeout => (
+                "request-timeout",
+                "Request timeout",
+                StatusCode::REQUEST_TIMEOUT,
+            ),
+            Self::BodyTooLarge => (
+                "body-too-large",
+                "Body too large",
+                StatusCode::PAYLOAD_TOO_LARGE,
+            ),
+            Self::UriTooLong => ("uri-too-long", "Address too long", StatusCode::URI_TOO_LONG),
+            Self::UnsupportedMediaType => (
+                "unsupported-media-type",
+                "Unsupported media type",
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
             ),
             Self::Misdirected => (
                 "misdirected",
@@ -52,6 +93,17 @@ impl Kind {
                 "Too many points",
                 StatusCode::UNPROCESSABLE_ENTITY,
             ),
+            Self::TooManyConnections => (
+                "too-many-connections",
+                "Too many connections",
+                StatusCode::TOO_MANY_REQUESTS,
+            ),
+            Self::HeadersTooLarge => (
+                "headers-too-large",
+                "Headers too large",
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            ),
+            Self::Busy => ("busy", "Busy", StatusCode::SERVICE_UNAVAILABLE),
             Self::NotReady => ("not-ready", "Not ready", StatusCode::SERVICE_UNAVAILABLE),
             Self::Internal => (
                 "internal",
@@ -100,12 +152,14 @@ impl Problem {
             .parameter
             .iter()
             .map(|(parameter, detail)| ParameterError { parameter, detail });
+        let id = RequestId::current();
         let document = Document {
-            type_: format!("https://devmon.invalid/problems/{ending}"),
+            type_: format!("{TYPES}{ending}"),
             title,
             status: status.as_u16(),
             detail: &self.detail,
             instance,
+            request_id: id.as_ref().map(RequestId::as_str),
             errors: errors.collect(),
         };
         let mut response = respond(status, "application/problem+json", &document);
@@ -120,7 +174,7 @@ impl Problem {
                 let realm = HeaderValue::from_static("Bearer realm=\"devmon\"");
                 response.headers_mut().insert(WWW_AUTHENTICATE, realm);
             }
-            Kind::NotReady => {
+            Kind::NotReady | Kind::Busy | Kind::TooManyConnections => {
                 response
                     .headers_mut()
                     .insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
@@ -131,19 +185,25 @@ impl Problem {
     }
 }
 
-#[derive(Serialize)]
-struct Document<'a> {
+/// An error (RFC 9457).
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Problem")]
+pub(super) struct Document<'a> {
     #[serde(rename = "type")]
+    #[schemars(schema_with = "super::openapi::problem_type")]
     type_: String,
     title: &'a str,
     status: u16,
     detail: &'a str,
     instance: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<ParameterError<'a>>,
 }
 
-#[derive(Serialize)]
+/// What is wrong with a parameter.
+#[derive(Serialize, JsonSchema)]
 struct ParameterError<'a> {
     parameter: &'a str,
     detail: &'a str,

@@ -10,12 +10,15 @@ use devmon_core::tree::MetricTree;
 use devmon_core::wire::TimestampMs;
 use devmon_core::wire::about::{AgentFacts, HostFacts, SourceState};
 use devmon_core::wire::json::{TreeJson, ValueJson};
+use schemars::JsonSchema;
 use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};
 use warp::http::header::{CACHE_CONTROL, CONTENT_TYPE, LINK, X_CONTENT_TYPE_OPTIONS};
 use warp::http::{HeaderValue, StatusCode};
 use warp::hyper::body::Bytes;
 
+use super::exchange::vary;
+use super::openapi::schemas::{self, UnixMs};
 use crate::events::Counters;
 use crate::forward::Figures;
 use crate::intake::IntakeStatus;
@@ -30,6 +33,9 @@ use crate::store::engine::{DeadLetter, SeriesRecord, StoreStatus};
 
 /// Bytes of a dead letter's payload that a list shows.
 pub const DEAD_LETTER_SHOWN_BYTES: usize = 4_096;
+
+/// Five minutes: a look here and there at the same chart asks once.
+const CLOSED: &str = "private, max-age=300";
 
 /// An answer whose body is whole.
 pub type Response = warp::http::Response<Bytes>;
@@ -69,9 +75,30 @@ pub(super) fn bytes(
     response
 }
 
-/// A good answer.
+/// A good answer, which may be kept by whom asks each time whether it still holds (`ETag`: `exchange`).
 pub(super) fn json(document: &impl Serialize) -> Response {
-    respond(StatusCode::OK, "application/json", document)
+    kept(respond(StatusCode::OK, "application/json", document))
+}
+
+/// Lets the caller keep an answer, and ask whether it still holds.
+pub(super) fn kept(mut response: Response) -> Response {
+    let no_cache = HeaderValue::from_static("no-cache");
+    response.headers_mut().insert(CACHE_CONTROL, no_cache);
+    response
+}
+
+/// Lets the caller keep an answer about what is long over without asking, for a while: what comes late, or is forgotten, shows after that.
+pub(super) fn keep_closed(response: &mut Response) {
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static(CLOSED));
+    // Not for whom lost the token meanwhile.
+    vary(headers, "authorization");
+}
+
+/// Says that there are other forms of this answer.
+pub(super) fn with_vary(mut response: Response) -> Response {
+    vary(response.headers_mut(), "accept");
+    response
 }
 
 /// A good answer with nothing to say.
@@ -92,22 +119,25 @@ pub(super) fn with_link(mut response: Response, link: Option<String>) -> Respons
 }
 
 /// A page of a list.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct List<T> {
     pub items: Vec<T>,
     pub next_cursor: Option<String>,
 }
 
 /// A device in the list.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Device<'a> {
-    id: &'a str,
-    status: &'static str,
-    first_seen: TimestampMs,
-    last_seen: TimestampMs,
-    sources: usize,
-    metrics: u64,
-    problems: usize,
+    pub(super) id: &'a str,
+    #[schemars(schema_with = "schemas::device_status")]
+    pub(super) status: &'static str,
+    #[schemars(with = "UnixMs")]
+    pub(super) first_seen: TimestampMs,
+    #[schemars(with = "UnixMs")]
+    pub(super) last_seen: TimestampMs,
+    pub(super) sources: usize,
+    pub(super) metrics: u64,
+    pub(super) problems: usize,
 }
 
 impl<'a> From<&'a DeviceView> for Device<'a> {
@@ -125,27 +155,34 @@ impl<'a> From<&'a DeviceView> for Device<'a> {
 }
 
 /// A device in full.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct DeviceInFull<'a> {
     id: &'a str,
+    #[schemars(schema_with = "schemas::device_status")]
     status: &'static str,
+    #[schemars(with = "UnixMs")]
     first_seen: TimestampMs,
+    #[schemars(with = "UnixMs")]
     last_seen: TimestampMs,
     sources_count: usize,
     metrics: u64,
     problems: usize,
+    #[schemars(with = "Option<schemas::AgentFacts>")]
     agent: Option<&'a AgentFacts>,
+    #[schemars(with = "Option<schemas::HostFacts>")]
     host: Option<&'a HostFacts>,
     sources: Vec<Source<'a>>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Source<'a> {
     name: &'a str,
+    #[schemars(schema_with = "schemas::source_state")]
     state: SourceState,
     reason: Option<&'a str>,
     interval_ms: u64,
     version: Option<&'a str>,
+    #[schemars(with = "Option<UnixMs>")]
     last_ts: Option<TimestampMs>,
 }
 
@@ -190,17 +227,21 @@ impl<'a> From<&'a DeviceDetail> for DeviceInFull<'a> {
 }
 
 /// A metric in the list.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Metric<'a> {
-    path: &'a str,
-    unit: Option<&'a str>,
-    kind: Option<&'static str>,
-    help: Option<&'a str>,
-    labels: BTreeMap<&'a str, String>,
+    pub(super) path: &'a str,
+    pub(super) unit: Option<&'a str>,
+    #[schemars(schema_with = "schemas::metric_kind")]
+    pub(super) kind: Option<&'static str>,
+    pub(super) help: Option<&'a str>,
+    pub(super) labels: BTreeMap<&'a str, String>,
     #[serde(rename = "type")]
-    type_: &'static str,
-    first_ts: TimestampMs,
-    last_ts: TimestampMs,
+    #[schemars(schema_with = "schemas::value_type")]
+    pub(super) type_: &'static str,
+    #[schemars(with = "UnixMs")]
+    pub(super) first_ts: TimestampMs,
+    #[schemars(with = "UnixMs")]
+    pub(super) last_ts: TimestampMs,
 }
 
 impl<'a> Metric<'a> {
@@ -221,20 +262,23 @@ impl<'a> Metric<'a> {
 }
 
 /// The newest values, one an entry.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct LatestFlat<'a> {
     pub device: &'a str,
     pub items: Vec<Latest<'a>>,
 }
 
 /// A newest value.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct Latest<'a> {
-    path: &'a str,
-    value: ValueJson<'a>,
-    ts: TimestampMs,
-    unit: Option<&'a str>,
-    kind: Option<&'static str>,
+    pub(super) path: &'a str,
+    #[schemars(with = "schemas::MetricValue")]
+    pub(super) value: ValueJson<'a>,
+    #[schemars(with = "UnixMs")]
+    pub(super) ts: TimestampMs,
+    pub(super) unit: Option<&'a str>,
+    #[schemars(schema_with = "schemas::metric_kind")]
+    pub(super) kind: Option<&'static str>,
 }
 
 impl<'a> Latest<'a> {
@@ -251,12 +295,13 @@ impl<'a> Latest<'a> {
 }
 
 /// A newest value of one device of the fleet.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct FleetItem<'a> {
-    device: &'a str,
-    status: &'static str,
+    pub(super) device: &'a str,
+    #[schemars(schema_with = "schemas::device_status")]
+    pub(super) status: &'static str,
     #[serde(flatten)]
-    latest: Latest<'a>,
+    pub(super) latest: Latest<'a>,
 }
 
 impl<'a> From<&'a FleetLatest> for FleetItem<'a> {
@@ -270,9 +315,10 @@ impl<'a> From<&'a FleetLatest> for FleetItem<'a> {
 }
 
 /// The newest values as a tree.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct LatestTree<'a> {
     device: &'a str,
+    #[schemars(with = "schemas::Tree")]
     metrics: TreeJson<'a>,
 }
 
@@ -286,26 +332,32 @@ impl<'a> LatestTree<'a> {
 }
 
 /// Columns over time.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct Series<'a> {
-    device: &'a str,
-    from: TimestampMs,
-    to: TimestampMs,
-    step_ms: Option<i64>,
-    tier: &'static str,
-    t: &'a [i64],
-    series: Vec<SeriesColumn<'a>>,
-    next_cursor: Option<&'a str>,
+    pub(super) device: &'a str,
+    #[schemars(with = "UnixMs")]
+    pub(super) from: TimestampMs,
+    #[schemars(with = "UnixMs")]
+    pub(super) to: TimestampMs,
+    pub(super) step_ms: Option<i64>,
+    #[schemars(schema_with = "schemas::tier")]
+    pub(super) tier: &'static str,
+    pub(super) t: &'a [i64],
+    pub(super) series: Vec<SeriesColumn<'a>>,
+    pub(super) next_cursor: Option<&'a str>,
 }
 
-#[derive(Serialize)]
-struct SeriesColumn<'a> {
-    path: &'a str,
-    unit: Option<&'a str>,
-    kind: Option<&'static str>,
-    agg: Option<&'static str>,
+#[derive(Serialize, JsonSchema)]
+pub(super) struct SeriesColumn<'a> {
+    pub(super) path: &'a str,
+    pub(super) unit: Option<&'a str>,
+    #[schemars(schema_with = "schemas::metric_kind")]
+    pub(super) kind: Option<&'static str>,
+    #[schemars(schema_with = "schemas::aggregate")]
+    pub(super) agg: Option<&'static str>,
     #[serde(serialize_with = "column")]
-    v: &'a Column,
+    #[schemars(with = "Vec<Option<schemas::MetricValue>>")]
+    pub(super) v: &'a Column,
 }
 
 impl<'a> Series<'a> {
@@ -366,10 +418,12 @@ fn column<S: Serializer>(column: &&Column, s: S) -> Result<S::Ok, S::Error> {
 }
 
 /// The collector's own figures.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct Status<'a> {
     pub(super) version: &'static str,
+    #[schemars(with = "UnixMs")]
     pub(super) started: TimestampMs,
+    #[schemars(schema_with = "schemas::device_counts")]
     pub(super) devices: BTreeMap<&'static str, u64>,
     pub(super) series: u64,
     pub(super) intake: Intake<'a>,
@@ -378,20 +432,22 @@ pub struct Status<'a> {
     pub(super) remote_write: Vec<RemoteWrite<'a>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Intake<'a> {
+    #[schemars(schema_with = "schemas::intake_mode")]
     mode: &'static str,
     connections: u64,
     messages: u64,
     samples: u64,
     duplicates: u64,
     dead_letters: u64,
+    #[schemars(schema_with = "schemas::rejected")]
     rejected: &'a BTreeMap<&'static str, u64>,
     last_commit_ms: f64,
     broker: Option<Broker<'a>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Broker<'a> {
     address: &'a str,
     connected: bool,
@@ -418,8 +474,9 @@ impl<'a> Intake<'a> {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct StoreFigures<'a> {
+    #[schemars(schema_with = "schemas::store_state")]
     state: &'static str,
     reason: Option<&'a str>,
     journal_bytes: u64,
@@ -430,8 +487,11 @@ pub(super) struct StoreFigures<'a> {
     archive_files: u64,
     archive_bytes: u64,
     /// Begin of the oldest day of which samples are kept in a file, and of those of which nothing finer than a minute, or an hour, is.
+    #[schemars(with = "Option<UnixMs>")]
     oldest_day: Option<TimestampMs>,
+    #[schemars(with = "Option<UnixMs>")]
     oldest_day_1m: Option<TimestampMs>,
+    #[schemars(with = "Option<UnixMs>")]
     oldest_day_1h: Option<TimestampMs>,
 }
 
@@ -469,7 +529,7 @@ impl<'a> From<&'a StoreStatus> for StoreFigures<'a> {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct EventFigures {
     clients: u64,
     sent: u64,
@@ -488,7 +548,8 @@ impl From<&Counters> for EventFigures {
     }
 }
 
-#[derive(Serialize)]
+/// One target of remote write.
+#[derive(Serialize, JsonSchema)]
 pub(super) struct RemoteWrite<'a> {
     name: &'a str,
     url: &'a str,
@@ -500,6 +561,7 @@ pub(super) struct RemoteWrite<'a> {
     failures: BTreeMap<&'static str, u64>,
     behind_seconds: f64,
     behind_bytes: u64,
+    #[schemars(with = "Option<UnixMs>")]
     last_sent: Option<TimestampMs>,
     last_refusal: Option<&'a str>,
 }
@@ -524,15 +586,18 @@ impl<'a> From<&'a Figures> for RemoteWrite<'a> {
 }
 
 /// A refused message in the list, its payload up to [`DEAD_LETTER_SHOWN_BYTES`].
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct DeadLetterItem<'a> {
     id: String, // a text: beyond 2^53 a number would not survive a browser
+    #[schemars(with = "UnixMs")]
     ts: TimestampMs,
     topic: &'a str,
+    #[schemars(schema_with = "schemas::refusal")]
     reason: &'static str,
     detail: &'a str,
     size: usize,
     payload: String,
+    #[schemars(schema_with = "schemas::payload_encoding")]
     payload_encoding: &'static str,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     truncated: bool,

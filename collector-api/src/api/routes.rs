@@ -1,4 +1,4 @@
-//! Which call goes where: one line an endpoint. Methods, the token, blocking threads, panics and the 404 are seen to here, once for all.
+//! What is done with every call: which one it is says the table in [`calls`](super::calls). Methods, the token, blocking threads, panics and the 404 are seen to here, once for all.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -8,16 +8,17 @@ use tokio::sync::Semaphore;
 use warp::filters::BoxedFilter;
 use warp::http::Method;
 use warp::http::header::{AUTHORIZATION, HOST, HeaderMap};
-use warp::hyper::body::Bytes;
 use warp::path::FullPath;
 use warp::reply::Response;
-use warp::{Filter, Rejection, Reply, path};
+use warp::{Filter, Reply};
 
-use super::endpoints::{self, Call, Endpoint, Handler};
+use super::body::{self, Sent};
+use super::calls::{Access, Operation, Route, Verb};
+use super::endpoints::{Call, Endpoint, Handler};
 use super::params::Segment;
 use super::patience::Line;
 use super::problem::{Kind, Problem};
-use super::{Front, assets, events, prometheus};
+use super::{Front, prometheus};
 
 /// Calls that work at a time; more wait. Each may hold a thread and some 60 MB: a window of a million samples, and an answer
 /// of a million points as columns and as JSON.
@@ -28,200 +29,48 @@ const PROBES_AT_ONCE: usize = 4;
 const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Longest form: eight times the longest query.
-const MAX_FORM_BYTES: u64 = 64 << 10;
-
-/// Whether a call needs the token, if there is one.
-#[derive(Clone, Copy)]
-enum Access {
-    Token,
-    Everybody,
-}
-use Access::{Everybody, Token};
+const MAX_FORM_BYTES: usize = 64 << 10;
 
 /// The whole HTTP surface as a filter that answers every call.
 pub fn routes(front: Arc<Front>) -> BoxedFilter<(Response,)> {
-    let none = || Segment::default();
-    let r = Router(Arc::new(Desk {
+    let desk = Arc::new(Desk {
         front,
         calls: Arc::new(Semaphore::new(CALLS_AT_ONCE)),
         probes: Arc::new(Semaphore::new(PROBES_AT_ONCE)),
-    }));
-    let all = [
-        r.get(
-            Token,
-            path!("api" / "v1" / "devices").map(none),
-            Handler::Store(endpoints::devices),
-        ),
-        r.get_or_delete(
-            path!("api" / "v1" / "devices" / Segment),
-            Handler::Store(endpoints::device),
-            Handler::Store(endpoints::forget),
-        ),
-        r.get(
-            Token,
-            path!("api" / "v1" / "devices" / Segment / "metrics"),
-            Handler::Store(endpoints::metrics),
-        ),
-        r.get(
-            Token,
-            path!("api" / "v1" / "devices" / Segment / "latest"),
-            Handler::Store(endpoints::latest),
-        ),
-        r.get(
-            Token,
-            path!("api" / "v1" / "devices" / Segment / "series"),
-            Handler::Store(endpoints::series),
-        ),
-        r.get(
-            Token,
-            path!("api" / "v1" / "latest").map(none),
-            Handler::Store(endpoints::fleet_latest),
-        ),
-        r.get(
-            Token,
-            path!("api" / "v1" / "events").map(none),
-            Handler::Stream(events::stream),
-        ),
-        r.get(
-            Token,
-            path!("api" / "v1" / "status").map(none),
-            Handler::Store(endpoints::status),
-        ),
-        r.get(
-            Token,
-            path!("api" / "v1" / "dead-letters").map(none),
-            Handler::Store(endpoints::dead_letters),
-        ),
-        r.get(
-            Token,
-            path!("api" / "v1" / "dead-letters" / Segment),
-            Handler::Store(endpoints::dead_letter),
-        ),
-        r.get(
-            Everybody,
-            path!("livez").map(none),
-            Handler::Page(endpoints::livez),
-        ),
-        r.get(
-            Everybody,
-            path!("readyz").map(none),
-            Handler::Probe(endpoints::readyz),
-        ),
-        r.get(
-            Token,
-            path!("metrics").map(none),
-            Handler::Probe(prometheus::own),
-        ),
-        r.get(
-            Token,
-            path!("metrics" / "devices").map(none),
-            Handler::Store(prometheus::devices),
-        ),
-        r.get_or_post(
-            path!("prometheus" / "api" / "v1" / "query").map(none),
-            Handler::Store(prometheus::query::instant),
-        ),
-        r.get_or_post(
-            path!("prometheus" / "api" / "v1" / "query_range").map(none),
-            Handler::Store(prometheus::query::range),
-        ),
-        r.get_or_post(
-            path!("prometheus" / "api" / "v1" / "series").map(none),
-            Handler::Store(prometheus::query::series),
-        ),
-        r.get_or_post(
-            path!("prometheus" / "api" / "v1" / "labels").map(none),
-            Handler::Store(prometheus::query::labels),
-        ),
-        r.get(
-            Token,
-            path!("prometheus" / "api" / "v1" / "label" / Segment / "values"),
-            Handler::Store(prometheus::query::label_values),
-        ),
-        r.get(
-            Token,
-            path!("prometheus" / "api" / "v1" / "metadata").map(none),
-            Handler::Store(prometheus::query::metadata),
-        ),
-        r.get(
-            Token,
-            path!("prometheus" / "api" / "v1" / "status" / "buildinfo").map(none),
-            Handler::Store(prometheus::query::build_info),
-        ),
-        r.get(
-            Everybody,
-            warp::path::end().map(none),
-            Handler::Page(assets::index),
-        ),
-        r.get(
-            Everybody,
-            path!("assets" / Segment),
-            Handler::Page(assets::file),
-        ),
-        // Below /api nobody learns without the token what is there and what is not.
-        r.get(
-            Token,
-            warp::path("api")
-                .and(warp::path::tail())
-                .map(|_| Segment::default()),
-            Handler::Nothing,
-        ),
-        r.get(
-            Token,
-            warp::path("prometheus")
-                .and(warp::path::tail())
-                .map(|_| Segment::default()),
-            Handler::Nothing,
-        ),
-        r.get(Everybody, warp::any().map(none), Handler::Nothing),
-    ];
-    let any = all.into_iter().reduce(|a, b| a.or(b).unify().boxed());
-    any.unwrap_or_else(|| unreachable!("the list above is not empty"))
+    });
+    call()
+        .and(warp::body::stream())
+        .then(move |call, body| answer(desk.clone(), call, body))
+        .boxed()
 }
 
-/// What is done with a call of one path.
-#[derive(Clone, Copy)]
-struct Route {
-    access: Access,
-    get: Handler,
-    delete: Option<Handler>,
-    /// A POST asks the same as a GET, with a form for the query string.
-    post: bool,
-}
-
-impl Route {
-    /// The function for a call.
-    fn handler(&self, call: &Call, front: &Front) -> Result<Handler, Problem> {
-        let reads = call.method == Method::GET || call.method == Method::HEAD;
-        let reads = reads || self.post && call.method == Method::POST;
-        // A route that is not there has no methods either.
-        if reads || matches!(self.get, Handler::Nothing) {
-            return Ok(self.get);
-        }
-        match self.delete {
-            Some(delete) if call.method == Method::DELETE => {
-                // Whoever may sit at this machine may look; to take away, one must have been trusted.
-                if front.token.is_none() {
-                    return Err(Problem::new(
-                        Kind::Forbidden,
-                        "a device is forgotten only for the holder of a token: set api_token_file, and send the token",
-                    ));
-                }
-                Ok(delete)
-            }
-            delete => {
-                let possible = if delete.is_some() {
-                    "GET, HEAD, DELETE"
-                } else if self.post {
-                    "GET, HEAD, POST"
-                } else {
-                    "GET, HEAD"
-                };
-                let detail = format!("{} is not possible here; {possible} are", call.method);
-                Err(Problem::new(Kind::MethodNotAllowed(possible), detail))
-            }
+/// What is done with a call of a path.
+fn operation(
+    route: &'static Route,
+    call: &Call,
+    front: &Front,
+) -> Result<&'static Operation, Problem> {
+    // A route that is not there has no methods either.
+    if route.calls.is_empty() {
+        return Err(nothing(call));
+    }
+    match route.call(&call.method) {
+        Some(operation) if operation.verb.changes() && front.token.is_none() => Err(Problem::new(
+            Kind::Forbidden,
+            "a device is forgotten only for the holder of a token: set api_token_file, and send the token",
+        )),
+        Some(operation) => Ok(operation),
+        None => {
+            let possible = route.allow();
+            let detail = format!("{} is not possible here; {possible} are", call.method);
+            Err(Problem::new(Kind::MethodNotAllowed(possible), detail))
         }
     }
+}
+
+fn nothing(call: &Call) -> Problem {
+    let detail = format!("there is nothing at {}", call.path);
+    Problem::new(Kind::NotFound, detail)
 }
 
 /// What all routes share.
@@ -229,79 +78,6 @@ struct Desk {
     front: Arc<Front>,
     calls: Arc<Semaphore>,
     probes: Arc<Semaphore>,
-}
-
-struct Router(Arc<Desk>);
-
-impl Router {
-    fn get<P>(&self, access: Access, path: P, get: Handler) -> BoxedFilter<(Response,)>
-    where
-        P: Filter<Extract = (Segment,)> + Clone + Send + Sync + 'static,
-        P::Error: Into<Rejection>,
-    {
-        self.route(
-            path,
-            Route {
-                access,
-                get,
-                delete: None,
-                post: false,
-            },
-        )
-    }
-
-    /// A question that may be too long for a URL.
-    fn get_or_post<P>(&self, path: P, get: Handler) -> BoxedFilter<(Response,)>
-    where
-        P: Filter<Extract = (Segment,)> + Clone + Send + Sync + 'static,
-        P::Error: Into<Rejection>,
-    {
-        let desk = self.0.clone();
-        let route = Route {
-            access: Token,
-            get,
-            delete: None,
-            post: true,
-        };
-        path.boxed()
-            .and(call())
-            .and(form())
-            .then(move |segment, mut call: Call, form: String| {
-                call.query = format!("{}&{form}", call.query);
-                answer(desk.clone(), route, segment, call)
-            })
-            .boxed()
-    }
-
-    /// What changes something needs the token, and that there is one.
-    fn get_or_delete<P>(&self, path: P, get: Handler, delete: Handler) -> BoxedFilter<(Response,)>
-    where
-        P: Filter<Extract = (Segment,)> + Clone + Send + Sync + 'static,
-        P::Error: Into<Rejection>,
-    {
-        let access = Token;
-        self.route(
-            path,
-            Route {
-                access,
-                get,
-                delete: Some(delete),
-                post: false,
-            },
-        )
-    }
-
-    fn route<P>(&self, path: P, route: Route) -> BoxedFilter<(Response,)>
-    where
-        P: Filter<Extract = (Segment,)> + Clone + Send + Sync + 'static,
-        P::Error: Into<Rejection>,
-    {
-        let desk = self.0.clone();
-        path.boxed()
-            .and(call())
-            .then(move |segment, call| answer(desk.clone(), route, segment, call))
-            .boxed()
-    }
 }
 
 fn call() -> impl Filter<Extract = (Call,), Error = Infallible> + Clone {
@@ -328,21 +104,11 @@ fn call() -> impl Filter<Extract = (Call,), Error = Infallible> + Clone {
         )
 }
 
-/// The body of a POST, if it is a form of bearable length; it looks like a query string.
-fn form() -> impl Filter<Extract = (String,), Error = Infallible> + Clone {
-    warp::post()
-        .and(warp::body::content_length_limit(MAX_FORM_BYTES))
-        .and(warp::body::bytes())
-        .map(|body: Bytes| String::from_utf8_lossy(&body).into_owned())
-        .or(warp::any().map(String::new))
-        .unify()
-}
-
-async fn answer(desk: Arc<Desk>, route: Route, segment: Segment, call: Call) -> Response {
+async fn answer(desk: Arc<Desk>, call: Call, body: impl Sent) -> Response {
     let path = call.path.clone();
     let began = Instant::now();
     // For HEAD, hyper sends the headers of this answer, its length included, and leaves the body out.
-    let response = match work(&desk, route, segment, call).await {
+    let response = match work(&desk, call, body).await {
         Ok(response) => response,
         Err(problem) => problem.response(&path).into_response(),
     };
@@ -353,24 +119,19 @@ async fn answer(desk: Arc<Desk>, route: Route, segment: Segment, call: Call) -> 
     response
 }
 
-async fn work(
-    desk: &Desk,
-    route: Route,
-    segment: Segment,
-    call: Call,
-) -> Result<Response, Problem> {
+async fn work(desk: &Desk, mut call: Call, body: impl Sent) -> Result<Response, Problem> {
+    let (route, segment) = Route::of(&call.path);
     match (route.access, &desk.front.token) {
-        (Everybody, _) => {}
-        (Token, Some(token)) => authorize(&call.headers, token)?,
-        (Token, None) => check_host(&call.headers)?,
+        (Access::Everybody, _) => {}
+        (Access::Token, Some(token)) => authorize(&call.headers, token)?,
+        (Access::Token, None) => check_host(&call.headers)?,
     }
-    let handler = route.handler(&call, &desk.front)?;
-    // A route that is not there has no methods either.
-    if let Handler::Nothing = handler {
-        let detail = format!("there is nothing at {}", call.path);
-        return Err(Problem::new(Kind::NotFound, detail));
+    let operation = operation(route, &call, &desk.front)?;
+    if operation.verb == Verb::Post {
+        let form = body::form(&call.headers, body, MAX_FORM_BYTES).await?;
+        call.query = format!("{}&{form}", call.query);
     }
-    let whole = match handler {
+    let whole = match operation.handler {
         Handler::Stream(stream) => return stream(desk.front.api()?, &call),
         Handler::Store(endpoint) => ask(&desk.front, &desk.calls, endpoint, segment, call).await,
         Handler::Probe(endpoint) => {
@@ -382,7 +143,7 @@ async fn work(
             })
         }
         Handler::Page(page) => page(&call, &segment),
-        Handler::Nothing => unreachable!("answered above"),
+        Handler::Nothing => Err(nothing(&call)), // a test keeps it out of the tables
     };
     whole.map(Reply::into_response)
 }
@@ -399,9 +160,10 @@ async fn ask(
     let path = call.path.clone();
     let permit = permits.clone().acquire_owned().await;
     let front = front.clone();
+    let span = tracing::Span::current();
     let work = tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        endpoint(front.api()?, &call, &segment)
+        span.in_scope(|| endpoint(front.api()?, &call, &segment))
     });
     work.await.unwrap_or_else(|error| {
         tracing::error!(path, %error, "an endpoint failed; this is a defect");

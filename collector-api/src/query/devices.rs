@@ -7,12 +7,14 @@
 //!
 //! What has arrived counts, not what the device's clock said: a device whose clock is wrong is not gone.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use devmon_core::MetricPath;
 use devmon_core::wire::TimestampMs;
 use devmon_core::wire::about::{About, Presence, SourceState};
 
+use super::sort::{First, Place, Placed, Sort};
 use super::{Page, QueryError};
 use crate::store::engine::{DeviceRecord, Store};
 
@@ -93,41 +95,142 @@ pub struct DeviceView {
 
 impl DeviceView {
     fn new(record: DeviceRecord, now: TimestampMs) -> Self {
-        let sources = || record.about.iter().flat_map(|a| &a.sources);
-        let troubled = |state| matches!(state, SourceState::Failing | SourceState::Quarantined);
         Self {
             status: status(&record, now),
-            sources: sources().count(),
-            problems: sources().filter(|s| troubled(s.state)).count(),
+            sources: sources(&record),
+            problems: problems(&record),
             record,
         }
     }
 }
 
-/// Which devices to list.
+fn sources(record: &DeviceRecord) -> usize {
+    record.about.as_ref().map_or(0, |about| about.sources.len())
+}
+
+fn problems(record: &DeviceRecord) -> usize {
+    let troubled = |state| matches!(state, SourceState::Failing | SourceState::Quarantined);
+    let sources = record.about.iter().flat_map(|about| &about.sources);
+    sources.filter(|source| troubled(source.state)).count()
+}
+
+/// Which devices are meant; by default all.
 #[derive(Debug, Clone, Default)]
 pub struct DeviceFilter {
     /// Part of the id, in any case.
     pub q: Option<String>,
-    pub status: Option<Status>,
+    /// One of these; none: any.
+    pub status: Vec<Status>,
 }
 
-/// A page of devices by id.
+impl DeviceFilter {
+    /// True if the device is meant.
+    #[must_use]
+    pub fn fits(&self, record: &DeviceRecord, now: TimestampMs) -> bool {
+        let id = record.id.as_str();
+        self.q.as_ref().is_none_or(|part| contains(id, part))
+            && (self.status.is_empty() || self.status.contains(&status(record, now)))
+    }
+}
+
+/// True if an id holds this part, in any case. Ids are ASCII.
+fn contains(id: &str, part: &str) -> bool {
+    let (id, part) = (id.as_bytes(), part.as_bytes());
+    let same = |window: &[u8]| window.eq_ignore_ascii_case(part);
+    part.is_empty() || id.windows(part.len()).any(same)
+}
+
+/// What devices can be sorted by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SortBy {
+    Id,
+    Status,
+    FirstSeen,
+    LastSeen,
+    Metrics,
+    Sources,
+    Problems,
+}
+
+impl SortBy {
+    pub const ALL: [Self; 7] = [
+        Self::Id,
+        Self::Status,
+        Self::FirstSeen,
+        Self::LastSeen,
+        Self::Metrics,
+        Self::Sources,
+        Self::Problems,
+    ];
+
+    /// The name of the field in the answer.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Id => "id",
+            Self::Status => "status",
+            Self::FirstSeen => "first_seen",
+            Self::LastSeen => "last_seen",
+            Self::Metrics => "metrics",
+            Self::Sources => "sources",
+            Self::Problems => "problems",
+        }
+    }
+
+    /// The figure. A status counts upwards from what is well: online, stale, offline.
+    fn figure(self, record: &DeviceRecord, now: TimestampMs) -> i64 {
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        match self {
+            Self::Id => 0,
+            Self::Status => status(record, now) as i64,
+            Self::FirstSeen => record.first_seen.0,
+            Self::LastSeen => record.last_seen.0,
+            Self::Metrics => i64::try_from(record.series).unwrap_or(i64::MAX),
+            Self::Sources => count(sources(record)),
+            Self::Problems => count(problems(record)),
+        }
+    }
+}
+
+/// A page of devices in this order.
 #[must_use]
 pub fn list(
     store: &dyn Store,
     filter: &DeviceFilter,
-    after: Option<&str>,
+    sort: Sort<SortBy>,
+    after: Option<Place>,
     limit: usize,
     now: TimestampMs,
-) -> Page<DeviceView> {
-    let part = filter.q.as_ref().map(|q| q.to_ascii_lowercase()); // ids are ASCII
-    let keep = |record: &DeviceRecord| {
-        let named = |part: &String| record.id.as_str().to_ascii_lowercase().contains(part);
-        part.as_ref().is_none_or(named) && filter.status.is_none_or(|s| s == status(record, now))
+) -> Page<Placed<DeviceView>> {
+    let by_id = sort.by == SortBy::Id;
+    if by_id && !sort.down {
+        let after = after.as_ref().map(Place::name);
+        let keep = |record: &DeviceRecord| filter.fits(record, now);
+        let view = |record: DeviceRecord| {
+            let place = Place::new(0, record.id.as_str(), false);
+            (place, DeviceView::new(record, now))
+        };
+        return Page::cut(store.devices(after, limit + 1, &keep), limit).map(view);
+    }
+    let first = First::new(after, limit + 1, sort.down, by_id);
+    let first = RefCell::new(first);
+    // Chosen while filtering: of all that there are, one page is kept.
+    store.devices(None, usize::MAX, &|record| {
+        if filter.fits(record, now) {
+            let figure = sort.by.figure(record, now);
+            first.borrow_mut().add(figure, record.id.as_str());
+        }
+        false
+    });
+    let page = Page::cut(first.into_inner().into_sorted(), limit);
+    let view = |place: Place| {
+        let record = store.device(place.name())?; // forgotten meanwhile
+        Some((place, DeviceView::new(record, now)))
     };
-    Page::cut(store.devices(after, limit + 1, &keep), limit)
-        .map(|record| DeviceView::new(record, now))
+    Page {
+        more: page.more,
+        items: page.items.into_iter().filter_map(view).collect(),
+    }
 }
 
 /// A device in full.

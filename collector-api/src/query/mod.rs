@@ -18,6 +18,7 @@ pub mod names;
 mod plan;
 pub mod promql;
 pub mod range;
+pub mod sort;
 pub mod step;
 
 #[cfg(doc)]
@@ -58,6 +59,12 @@ impl<T> Page<T> {
         let more = items.len() > limit;
         items.truncate(limit);
         Self { items, more }
+    }
+
+    /// The last item, if more follow.
+    #[must_use]
+    pub fn last(&self) -> Option<&T> {
+        self.items.last().filter(|_| self.more)
     }
 
     fn map<U>(self, f: impl FnMut(T) -> U) -> Page<U> {

@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 use crate::support::{Answer, Collector};
 
 /// Checks the form of an error and returns its document.
-fn problem(answer: &Answer, status: u16, kind: &str, instance: &str) -> Json {
+pub(crate) fn problem(answer: &Answer, status: u16, kind: &str, instance: &str) -> Json {
     assert_eq!(
         (answer.status, answer.header("content-type")),
         (status, Some("application/problem+json")),
@@ -17,6 +17,7 @@ fn problem(answer: &Answer, status: u16, kind: &str, instance: &str) -> Json {
     );
     assert_eq!(answer.header("cache-control"), Some("no-store"));
     let body = answer.json();
+    assert_eq!(body["request_id"].as_str(), answer.header("x-request-id"));
     assert_eq!(
         body["type"],
         format!("https://devmon.invalid/problems/{kind}")
@@ -73,6 +74,41 @@ fn a_wrong_parameter_is_named() {
             "/api/v1/devices?cursor=bS9h",
             "cursor",
             "not a cursor of this list",
+        ),
+        (
+            "/api/v1/devices?sort=name",
+            "sort",
+            "none of id, status, first_seen",
+        ),
+        (
+            "/api/v1/devices?sort=--id",
+            "sort",
+            "none of id, status, first_seen",
+        ),
+        (
+            "/api/v1/devices?status=online,",
+            "status",
+            "none of online, stale, offline",
+        ),
+        (
+            "/api/v1/devices?sort=-last_seen&cursor=ZGE",
+            "cursor",
+            "not a cursor of this list",
+        ),
+        (
+            "/api/v1/devices/d/metrics?kind=histogram",
+            "kind",
+            "none of gauge, counter, state, text",
+        ),
+        (
+            "/api/v1/devices/d/metrics?sort=unit",
+            "sort",
+            "none of path, first_ts, last_ts",
+        ),
+        (
+            "/api/v1/dead-letters?reason=bad",
+            "reason",
+            "none of invalid_topic",
         ),
         ("/api/v1/devices?q=%FF", "q", "percent-encoded UTF-8"),
         ("/api/v1/devices?q=%4", "q", "percent-encoded UTF-8"),

@@ -7,8 +7,11 @@
 
 mod devices;
 mod errors;
+mod exchange;
 mod fleet;
+mod lists;
 mod model;
+mod openapi;
 mod prometheus;
 mod promql;
 mod series;

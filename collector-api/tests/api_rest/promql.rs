@@ -563,7 +563,7 @@ fn forms_infos_and_errors_answer_as_documented() {
             "/prometheus/api/v1/query",
             &"x".repeat(70_000)
         )
-        .contains("400")
+        .contains("413")
     );
     let meta = collector.json("/prometheus/api/v1/metadata?metric=devmon_net_sent_bytes_total");
     assert_eq!(

@@ -15,13 +15,13 @@ use warp::http::StatusCode;
 use warp::http::header::{ACCEPT, HeaderMap, HeaderValue, VARY};
 
 pub use requests::Requests;
+pub use text::Format;
 
 use super::Api;
 use super::endpoints::Call;
 use super::params::{Params, Segment};
 use super::problem::Problem;
 use super::reply::{self, Response};
-use text::Format;
 
 /// `GET /metrics`.
 pub(super) fn own(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {

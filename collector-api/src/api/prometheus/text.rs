@@ -13,14 +13,15 @@ use crate::query::families::{Family, Type};
 
 /// Which of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Format {
+pub enum Format {
     Text,
     OpenMetrics,
 }
 
 impl Format {
     /// What a client that sends this `Accept` header takes best; Prometheus' own form if it says nothing.
-    pub(super) fn accepted(accept: Option<&str>) -> Self {
+    #[must_use]
+    pub fn accepted(accept: Option<&str>) -> Self {
         let (mut text, mut open) = (0.0, 0.0);
         for part in accept.unwrap_or_default().split(',') {
             let mut fields = part.split(';').map(str::trim);

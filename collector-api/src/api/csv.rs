@@ -1,0 +1,175 @@
+//! Answers as tables: `text/csv` by RFC 4180, a header row first, lines that end with CR LF, quotes where they are needed.
+//!
+//! What is `null` in JSON is an empty cell. Numbers are written as in JSON. The text of a cell is the metric's own, whatever a spreadsheet may make of it.
+
+use csv::{Terminator, Writer, WriterBuilder};
+use devmon_core::Value;
+use devmon_core::wire::TimestampMs;
+use devmon_core::wire::json::ValueJson;
+use warp::http::StatusCode;
+
+use super::reply::{Device, FleetItem, Latest, Metric, Response, Series, bytes, kept, with_vary};
+
+const CONTENT_TYPE: &str = "text/csv; charset=utf-8; header=present";
+
+/// One item of a list as a row.
+pub(super) trait Row {
+    const HEADER: &'static [&'static str];
+
+    /// A cell for each of [`HEADER`](Self::HEADER).
+    fn write(&self, cells: &mut Cells);
+}
+
+/// A list as a table.
+pub(super) fn list<T: Row>(items: &[T]) -> Response {
+    let mut cells = Cells::new();
+    T::HEADER.iter().for_each(|name| cells.text(name));
+    cells.end();
+    for item in items {
+        item.write(&mut cells);
+        cells.end();
+    }
+    cells.answer()
+}
+
+/// A row for each time; a column for each path, or `avg(path)` for each of its aggregates.
+pub(super) fn series(answer: &Series<'_>) -> Response {
+    let mut cells = Cells::new();
+    cells.text("t");
+    for column in &answer.series {
+        match column.agg {
+            None => cells.text(column.path),
+            Some(agg) => cells.text(&format!("{agg}({})", column.path)),
+        }
+    }
+    cells.end();
+    let mut columns: Vec<_> = answer.series.iter().map(|column| column.v.iter()).collect();
+    for t in answer.t {
+        cells.number(*t);
+        for column in &mut columns {
+            cells.value(column.next().flatten().as_ref());
+        }
+        cells.end();
+    }
+    cells.answer()
+}
+
+/// A table that is being written, cell by cell, to memory: nothing here fails.
+pub(super) struct Cells {
+    out: Writer<Vec<u8>>,
+    scratch: Vec<u8>,
+}
+
+impl Cells {
+    fn new() -> Self {
+        let mut builder = WriterBuilder::new();
+        builder.terminator(Terminator::CRLF).flexible(true);
+        Self {
+            out: builder.from_writer(Vec::new()),
+            scratch: Vec::new(),
+        }
+    }
+
+    fn text(&mut self, text: &str) {
+        let _ = self.out.write_field(text);
+    }
+
+    fn maybe(&mut self, text: Option<&str>) {
+        self.text(text.unwrap_or_default());
+    }
+
+    fn number(&mut self, number: i64) {
+        self.value(Some(&Value::Integer(number)));
+    }
+
+    fn count(&mut self, count: u64) {
+        self.text(&count.to_string());
+    }
+
+    fn time(&mut self, time: TimestampMs) {
+        self.number(time.0);
+    }
+
+    fn value(&mut self, value: Option<&Value>) {
+        match value {
+            None => self.text(""),
+            Some(Value::Text(text)) => self.text(text),
+            Some(value) => {
+                self.scratch.clear();
+                let _ = serde_json::to_writer(&mut self.scratch, &ValueJson(value));
+                let _ = self.out.write_field(&self.scratch);
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        let _ = self.out.write_record(None::<&[u8]>);
+    }
+
+    fn answer(self) -> Response {
+        let table = self.out.into_inner().unwrap_or_default();
+        with_vary(kept(bytes(StatusCode::OK, CONTENT_TYPE, table)))
+    }
+}
+
+impl Row for Device<'_> {
+    const HEADER: &'static [&'static str] = &[
+        "id",
+        "status",
+        "first_seen",
+        "last_seen",
+        "sources",
+        "metrics",
+        "problems",
+    ];
+
+    fn write(&self, cells: &mut Cells) {
+        cells.text(self.id);
+        cells.text(self.status);
+        cells.time(self.first_seen);
+        cells.time(self.last_seen);
+        cells.count(self.sources as u64);
+        cells.count(self.metrics);
+        cells.count(self.problems as u64);
+    }
+}
+
+impl Row for Metric<'_> {
+    const HEADER: &'static [&'static str] = &[
+        "path", "unit", "kind", "help", "labels", "type", "first_ts", "last_ts",
+    ];
+
+    fn write(&self, cells: &mut Cells) {
+        cells.text(self.path);
+        cells.maybe(self.unit);
+        cells.maybe(self.kind);
+        cells.maybe(self.help);
+        cells.text(&serde_json::to_string(&self.labels).unwrap_or_default());
+        cells.text(self.type_);
+        cells.time(self.first_ts);
+        cells.time(self.last_ts);
+    }
+}
+
+impl Row for Latest<'_> {
+    const HEADER: &'static [&'static str] = &["path", "value", "ts", "unit", "kind"];
+
+    fn write(&self, cells: &mut Cells) {
+        cells.text(self.path);
+        cells.value(Some(self.value.0));
+        cells.time(self.ts);
+        cells.maybe(self.unit);
+        cells.maybe(self.kind);
+    }
+}
+
+impl Row for FleetItem<'_> {
+    const HEADER: &'static [&'static str] =
+        &["device", "status", "path", "value", "ts", "unit", "kind"];
+
+    fn write(&self, cells: &mut Cells) {
+        cells.text(self.device);
+        cells.text(self.status);
+        self.latest.write(cells);
+    }
+}
