@@ -1,10 +1,10 @@
 //! The plugin directory: which files are candidates, and what becomes of each.
 //!
-//! Every `lib*.so` is a candidate, and every other executable file ([`exec`](super::exec)), in the order of file names. A file that others than root and the agent's user may write to is
-//! refused: whoever writes it runs as the agent. Of two plugins with one source name the first file has it; the second is refused, for two writers of one
+//! Every `lib*.so` is a candidate, and every other executable file ([`exec`](super::exec)), in the order of file names. What others than root and the agent's user may write to is
+//! refused ([`trust`](super::trust)): whoever writes it runs as the agent. Of two plugins with one source name the first file has it; the second is refused, for two writers of one
 //! path would make nonsense of it. A missing or empty directory is no error: an agent without plugins runs and says so.
 //!
-//! A library is copied ([`copy`](super::copy)), then loaded in a child process first ([`host`](super::host)): what crashes or hangs there does so alone. One that is to run inline is also
+//! A file is copied ([`copy`](super::copy)) and runs from its copy; where there can be none, from where it lies. A library is then loaded in a child process first ([`host`](super::host)): what crashes or hangs there does so alone. One that is to run inline is also
 //! started and asked once in the child; if it does not survive that, it runs in a process of its own, where its state shows why.
 
 use std::os::unix::fs::MetadataExt;
@@ -14,11 +14,11 @@ use std::time::Duration;
 use devmon_core::path::check_name;
 use tracing::{debug, warn};
 
-use super::copy;
 use super::exec::{self, ExecFile};
 use super::host::{Host, HostedPlugin, Limits};
 use super::load::{Refusal, load_as};
 use super::source::{Kind, Loaded};
+use super::{copy, trust};
 use crate::config::{Isolation, Settings};
 
 /// For a child to load a file, to make a source, and for its first round; each.
@@ -129,26 +129,34 @@ pub fn verdicts(candidates: &[Candidate], settings: &Settings) -> Vec<Found> {
 /// [`Refusal`].
 pub fn verdict(candidate: &Candidate, settings: &Settings) -> Result<Loaded, Refusal> {
     let path = &candidate.path;
-    trusted(path)?;
+    let file = file_name(path);
+    if let Some(dir) = path.parent() {
+        trust::directory(dir)?;
+    }
+    let mut opened = trust::open(path)?;
+    let copied = match settings.private_plugins() {
+        Some(dir) => copy::keep(&mut opened, &file, &dir).map_err(|e| e.to_string()),
+        None => Err("there is no state directory".to_owned()),
+    };
+    drop(opened);
+    if let Err(problem) = &copied {
+        debug!(file, problem, "no private copy: it runs from where it lies");
+    }
     if candidate.executable {
         let name = exec_name(path);
         check_name(&name).map_err(|e| Refusal::Name(e.to_string()))?;
         return Ok(Loaded {
             kind: Kind::Exec(ExecFile {
+                copy: copied.clone().ok(),
                 path: std::path::absolute(path).unwrap_or_else(|_| path.clone()),
                 limits: settings.limits_of(&name),
             }),
             name,
             version: None,
             preferred_interval: None,
+            copy: copied.ok(),
         });
     }
-    let file = file_name(path);
-    let private = settings.private_plugins();
-    let copied = match &private {
-        Some(dir) => copy::keep(path, dir).map_err(|e| e.to_string()),
-        None => Err("there is no state directory".to_owned()),
-    };
     let mut hosted = HostedPlugin {
         path: copied.clone().unwrap_or_else(|_| path.clone()),
         file: file.clone(),
@@ -160,14 +168,8 @@ pub fn verdict(candidate: &Candidate, settings: &Settings) -> Result<Loaded, Ref
         .iter()
         .any(|name| file == format!("libdevmon_plugin_{name}.so"));
     let mut inline = settings.isolation_of(&hello.name, bundled) == Isolation::Inline;
-    if let (true, Err(problem)) = (inline, &copied) {
-        // Nothing but the original can be mapped, and that may be written over: not in this process.
-        debug!(
-            file,
-            problem, "no private copy: it runs in a process of its own"
-        );
-        inline = false;
-    }
+    // Nothing but the original could be mapped, and that may be written over: not in this process.
+    inline &= copied.is_ok();
     if inline {
         let config = settings.config_of(&hello.name);
         let trial = host.make(&hello.name, &config, TRIAL);
@@ -195,33 +197,8 @@ pub fn verdict(candidate: &Candidate, settings: &Settings) -> Result<Loaded, Ref
         version: hello.version,
         preferred_interval: hello.preferred_interval_ms.map(Duration::from_millis),
         kind,
+        copy: copied.ok(),
     })
-}
-
-/// Refuses what others may write to.
-fn trusted(path: &Path) -> Result<(), Refusal> {
-    let metadata = std::fs::metadata(path).map_err(|e| Refusal::Unreadable(e.to_string()))?;
-    if !metadata.is_file() {
-        return Err(Refusal::NotARegularFile);
-    }
-    let own = rustix::process::geteuid().as_raw();
-    let untrusted = |problem: String| Err(Refusal::Untrusted(problem));
-    let owner = metadata.uid();
-    if owner != 0 && owner != own {
-        return untrusted(format!(
-            "it belongs to user {owner}, who could change what the agent runs: chown it to root or to the agent's user ({own})"
-        ));
-    }
-    let mode = metadata.mode();
-    if mode & 0o002 != 0 {
-        return untrusted("everyone may write to it: chmod o-w".into());
-    }
-    // Many systems give each user a group of the same name, and files writable for it.
-    let group = metadata.gid();
-    if mode & 0o020 != 0 && group != 0 && group != rustix::process::getegid().as_raw() {
-        return untrusted(format!("group {group} may write to it: chmod g-w"));
-    }
-    Ok(())
 }
 
 /// The candidates of a directory, in the order of their names.
@@ -330,25 +307,5 @@ mod tests {
     #[test]
     fn a_missing_directory_has_no_plugins() {
         assert_eq!(candidates(Path::new("/nonexistent/devmon")).unwrap(), []);
-    }
-
-    #[test]
-    fn what_others_may_write_to_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        assert_eq!(trusted(&put(dir.path(), "liba.so", 0o755)), Ok(()));
-        let open = trusted(&put(dir.path(), "libb.so", 0o777))
-            .unwrap_err()
-            .to_string();
-        assert!(open.contains("everyone may write to it"), "{open}");
-        if rustix::process::geteuid().is_root() {
-            let path = put(dir.path(), "libc.so", 0o755);
-            std::os::unix::fs::chown(&path, Some(12_345), None).unwrap();
-            let foreign = trusted(&path).unwrap_err().to_string();
-            assert!(foreign.contains("user 12345"), "{foreign}");
-            let path = put(dir.path(), "libd.so", 0o775);
-            std::os::unix::fs::chown(&path, None, Some(12_345)).unwrap();
-            let group = trusted(&path).unwrap_err().to_string();
-            assert!(group.contains("group 12345"), "{group}");
-        }
     }
 }

@@ -13,4 +13,5 @@ pub mod load;
 pub mod running;
 pub mod source;
 pub mod supervise;
+pub mod trust;
 pub mod watch;

@@ -3,6 +3,7 @@
 //! Files that were refused and sources that are switched off are listed as well: an operator who dropped a file in sees what became of it.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,8 @@ struct Running {
     thread: Option<SourceThread>,
     supervised: Supervised,
     made: Made,
+    /// The private copy that it runs from.
+    copy: Option<PathBuf>,
     /// What an operator should know although the source runs: a newer file of it was refused.
     note: Option<String>,
 }
@@ -95,7 +98,7 @@ impl Sources {
         (sources, reports)
     }
 
-    /// Follows a change of the plugin directory. A source whose new file is refused goes on as it was.
+    /// Follows a change of the plugin directory. A source whose new file is refused goes on as it was, from its private copy; one without is ended.
     pub fn apply(&mut self, change: Change, settings: &Settings) -> Moves {
         self.changed = true;
         let mut moves = Moves::default();
@@ -123,14 +126,14 @@ impl Sources {
         self.idle.remove(&file);
         let loaded = match found.verdict {
             Ok(loaded) => loaded,
-            Err(refusal) => return self.refused(file, &refusal),
+            Err(refusal) => return self.refused(file, &refusal, moves),
         };
         if loaded.name == own::NAME {
             let refusal = Refusal::Duplicate {
                 name: loaded.name,
                 by: "the agent itself".into(),
             };
-            return self.refused(file, &refusal);
+            return self.refused(file, &refusal, moves);
         }
         let other = self
             .running
@@ -141,7 +144,7 @@ impl Sources {
                 name: loaded.name,
                 by: other.file.clone(),
             };
-            return self.refused(file, &refusal);
+            return self.refused(file, &refusal, moves);
         }
         self.idle
             .retain(|_, i| i.about.name != loaded.name || i.about.state != SourceState::Stopped);
@@ -168,8 +171,10 @@ impl Sources {
         moves.new.push((number, interval));
     }
 
-    fn refused(&mut self, file: String, refusal: &Refusal) {
+    fn refused(&mut self, file: String, refusal: &Refusal, moves: &mut Moves) {
         warn!(file, reason = %refusal, "plugin refused");
+        // Without a copy, what runs is the very file that was refused.
+        self.take_out(|r| r.file == file && r.copy.is_none(), moves);
         if let Some(running) = self.running.values_mut().find(|r| r.file == file) {
             running.note = Some(format!(
                 "the file was changed, and refused: {refusal}; the source runs as it was before"
@@ -264,6 +269,7 @@ impl Sources {
             thread: None,
             supervised: Supervised::new(&loaded.name, deadline),
             made: Made::default(),
+            copy: loaded.copy.clone(),
             note: None,
         };
         let number = self.next;
