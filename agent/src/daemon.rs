@@ -31,11 +31,11 @@ use crate::control::{self, Asked, Request};
 use crate::footprint;
 use crate::outbox::{DropReason, Outbox};
 use crate::own;
+use crate::plugins::directory::{self, Found};
 use crate::plugins::running::{self, Moves, Sources};
 use crate::plugins::source::Report;
 use crate::plugins::supervise;
-use crate::plugins::watch::{self, Change, Watch};
-use crate::plugins::{copy, directory};
+use crate::plugins::watch::{Change, Watch};
 use crate::publish::{Identity, Publisher};
 use crate::schedule::Schedule;
 use crate::service;
@@ -45,6 +45,8 @@ use crate::show;
 const GATHER: Duration = Duration::from_millis(100);
 /// Files that changed and wait for the daemon; the watching thread waits with more.
 const CHANGES: usize = 16;
+/// For files that are there at the start to be looked at before the agent says that it is ready; later ones join it as files do that are dropped in.
+const FIRST_LOOK: Duration = Duration::from_secs(5);
 /// Changes of states within this make one `about`.
 const DEBOUNCE: Duration = Duration::from_millis(500);
 /// The spool is not asked to write more often, however long it takes for an answer.
@@ -74,6 +76,37 @@ pub type Reread = Box<dyn Fn() -> Result<(Settings, Broker), String>>;
 
 /// The number of the agent's own source in the schedule; others count from 0.
 const OWN: usize = usize::MAX;
+
+/// What the first look at the plugin directory brought in time.
+struct First {
+    found: Vec<Found>,
+    changes: usize,
+    /// Nothing is still being looked at.
+    complete: bool,
+}
+
+/// Waits for the verdicts on the files that are there at the start, [`FIRST_LOOK`] at most. In the order of their names: of two with one source name the first has it.
+async fn first_look(changes: &mut mpsc::Receiver<Change>) -> First {
+    let until = tokio::time::Instant::now() + FIRST_LOOK;
+    let mut first = First {
+        found: Vec::new(),
+        changes: 0,
+        complete: false,
+    };
+    while let Ok(Some(change)) = tokio::time::timeout_at(until, changes.recv()).await {
+        match change {
+            Change::Found(found) => first.found.push(*found),
+            Change::Removed { file } => first.found.retain(|f| f.file() != file),
+            Change::Looked => {
+                first.complete = true;
+                break;
+            }
+        }
+        first.changes += 1;
+    }
+    first.found.sort_by(|a, b| a.path.cmp(&b.path));
+    first
+}
 
 struct Daemon {
     reread: Reread,
@@ -116,23 +149,30 @@ pub async fn run(settings: Settings, broker: Broker, reread: Reread) -> anyhow::
     let dir = settings.plugin_dir.display().to_string();
     let candidates = directory::candidates(&settings.plugin_dir)
         .with_context(|| format!("cannot list plugin directory {dir}"))?;
-    let found = directory::verdicts(&candidates, &settings);
-    if let Some(private) = settings.private_plugins() {
-        let used = found
-            .iter()
-            .filter_map(|f| watch::copy_of(f.verdict.as_ref().ok()?));
-        copy::clean(&private, &used.collect::<Vec<_>>());
-    }
-    let (tell, changes) = mpsc::channel(CHANGES);
-    let watch = Watch::start(settings.clone(), candidates, tell)
-        .context("cannot watch the plugin directory")?;
-    if found.is_empty() {
+    if candidates.is_empty() {
         warn!(dir, "no plugins: nothing is measured");
     }
-    let (sources, reports) = Sources::start(found, &settings, supervise::deadline);
+    let files = candidates.len();
+    let (tell, mut changes) = mpsc::channel(CHANGES);
+    let watch = Watch::start(settings.clone(), candidates, tell)
+        .context("cannot watch the plugin directory")?;
+    let first = tokio::select! {
+        first = first_look(&mut changes) => first,
+        () = end.wait() => return Ok(()),
+    };
+    let (sources, reports) = Sources::start(first.found, &settings, supervise::deadline);
+    watch.followed(first.changes, sources.copies());
     let names: Vec<&str> = sources.names().collect();
-    for problem in running::unknown(&settings, &names) {
-        warn!(problem, "configuration");
+    if first.complete {
+        for problem in running::unknown(&settings, &names) {
+            warn!(problem, "configuration");
+        }
+    } else {
+        let waits = files.saturating_sub(first.changes);
+        warn!(
+            waits,
+            "some plugins take long to load: the agent starts without waiting for them"
+        );
     }
     let now = TimestampMs::now();
     let mut schedule = Schedule::default();
@@ -233,8 +273,10 @@ impl Daemon {
                 }
                 Some(report) = self.reports.recv() => self.take(report),
                 Some(change) = self.changes.recv() => {
+                    let counts = usize::from(!matches!(change, Change::Looked));
                     let moves = self.sources.apply(change, &self.settings);
                     self.follow(moves);
+                    self.watch.followed(counts, self.sources.copies());
                 }
                 () = tokio::time::sleep_until(wake.into()) => {}
             }
@@ -430,7 +472,11 @@ impl Daemon {
     fn answer(&mut self, request: Request) -> serde_json::Value {
         match request {
             Request::Retry(name) => match self.sources.readmit(&name) {
-                Ok(()) => serde_json::json!({"retry": name}),
+                Ok(None) => serde_json::json!({"retry": name}),
+                Ok(Some(file)) => {
+                    self.watch.again(&file);
+                    serde_json::json!({"retry": name, "file": file})
+                }
                 Err(error) => serde_json::json!({"error": error}),
             },
             Request::Status => self.status(),

@@ -21,8 +21,8 @@ use super::source::{Kind, Loaded};
 use super::{copy, trust};
 use crate::config::{Isolation, Settings};
 
-/// For a child to load a file, to make a source, and for its first round; each.
-const TRIAL: Duration = Duration::from_secs(2);
+/// For a child to load a file, to make a source, and for its first round; each. For commands that somebody waits for.
+const TRIAL: Duration = Duration::from_secs(5);
 /// Files looked at side by side: a hanging one holds up no other.
 const SIDE_BY_SIDE: usize = 4;
 /// Our own plugins: built and tested with the agent, they run inline unless the configuration says otherwise.
@@ -57,9 +57,20 @@ const NO_EXECUTABLE: [&str; 12] = [
 pub struct Found {
     pub path: PathBuf,
     pub verdict: Result<Loaded, Refusal>,
+    /// Stamp of the file beside it that describes it.
+    pub companion: Vec<i128>,
 }
 
 impl Found {
+    #[must_use]
+    pub fn new(candidate: Candidate, verdict: Result<Loaded, Refusal>) -> Self {
+        Self {
+            path: candidate.path,
+            verdict,
+            companion: candidate.companion,
+        }
+    }
+
     /// The file's name without its directory.
     #[must_use]
     pub fn file(&self) -> String {
@@ -71,12 +82,25 @@ impl Found {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
     pub path: PathBuf,
-    /// What changes when the file does: device, inode, size, times; of its companion as well.
+    /// What changes when the file does: device, inode, size, times; and who may write to its directory.
     pub stamp: Vec<i128>,
+    /// The same of the file beside it that describes it.
+    companion: Vec<i128>,
     executable: bool,
 }
 
 impl Candidate {
+    /// A file that is nowhere, in its so many-th version.
+    #[cfg(test)]
+    pub(super) fn of(file: &str, version: i128) -> Self {
+        Self {
+            path: PathBuf::from(file),
+            stamp: vec![version],
+            companion: Vec::new(),
+            executable: false,
+        }
+    }
+
     #[must_use]
     pub fn file(&self) -> String {
         file_name(&self.path)
@@ -97,7 +121,9 @@ pub fn verdicts(candidates: &[Candidate], settings: &Settings) -> Vec<Found> {
     let mut found: Vec<Found> = Vec::new();
     for some in candidates.chunks(SIDE_BY_SIDE) {
         let verdicts: Vec<_> = std::thread::scope(|scope| {
-            let each = some.iter().map(|c| scope.spawn(|| verdict(c, settings)));
+            let each = some
+                .iter()
+                .map(|c| scope.spawn(|| verdict(c, settings, TRIAL)));
             let threads: Vec<_> = each.collect();
             let joined = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
             joined
@@ -116,18 +142,21 @@ pub fn verdicts(candidates: &[Candidate], settings: &Settings) -> Vec<Found> {
                     });
                 }
             }
-            let path = candidate.path.clone();
-            found.push(Found { path, verdict });
+            found.push(Found::new(candidate.clone(), verdict));
         }
     }
     found
 }
 
-/// What is to become of a file.
+/// What is to become of a file. `trial` is for a child to load it, to make a source, and for its first round; each.
 ///
 /// # Errors
 /// [`Refusal`].
-pub fn verdict(candidate: &Candidate, settings: &Settings) -> Result<Loaded, Refusal> {
+pub fn verdict(
+    candidate: &Candidate,
+    settings: &Settings,
+    trial: Duration,
+) -> Result<Loaded, Refusal> {
     let path = &candidate.path;
     let file = file_name(path);
     if let Some(dir) = path.parent() {
@@ -162,7 +191,7 @@ pub fn verdict(candidate: &Candidate, settings: &Settings) -> Result<Loaded, Ref
         file: file.clone(),
         limits: Limits::default(),
     };
-    let (mut host, hello) = Host::start(&hosted, TRIAL)?;
+    let (mut host, hello) = Host::start(&hosted, trial)?;
     hosted.limits = settings.limits_of(&hello.name);
     let bundled = BUNDLED
         .iter()
@@ -172,12 +201,12 @@ pub fn verdict(candidate: &Candidate, settings: &Settings) -> Result<Loaded, Ref
     inline &= copied.is_ok();
     if inline {
         let config = settings.config_of(&hello.name);
-        let trial = host.make(&hello.name, &config, TRIAL);
-        let trial = trial.and_then(|made| match made {
-            Ok(_) => host.collect(TRIAL).map(drop),
+        let made = host.make(&hello.name, &config, trial);
+        let survived = made.and_then(|made| match made {
+            Ok(_) => host.collect(trial).map(drop),
             Err(_) => Ok(()), // it says politely that it can not start: it may say so inline
         });
-        if let Err(ended) = trial {
+        if let Err(ended) = survived {
             let reason = ended.0;
             warn!(
                 file,
@@ -211,6 +240,9 @@ pub fn candidates(dir: &Path) -> std::io::Result<Vec<Candidate>> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(e),
     };
+    let of_dir = std::fs::metadata(dir)
+        .map(|m| [m.uid(), m.gid(), m.mode()].map(i128::from))
+        .unwrap_or_default();
     let mut found = Vec::new();
     for entry in entries {
         let path = entry?.path();
@@ -219,12 +251,15 @@ pub fn candidates(dir: &Path) -> std::io::Result<Vec<Candidate>> {
         let executable = !library && is_executable(&path, &name);
         if library || executable {
             let mut stamp = stamp(&path);
-            if executable {
-                stamp.extend(self::stamp(&exec::sidecar(&path)));
-            }
+            stamp.extend(of_dir);
+            let companion = match executable {
+                true => self::stamp(&exec::sidecar(&path)),
+                false => Vec::new(),
+            };
             found.push(Candidate {
                 path,
                 stamp,
+                companion,
                 executable,
             });
         }
@@ -249,6 +284,8 @@ fn stamp(path: &Path) -> Vec<i128> {
         i128::from(m.ino()),
         i128::from(m.size()),
         i128::from(m.mode()),
+        i128::from(m.uid()),
+        i128::from(m.gid()),
         nanos(m.mtime(), m.mtime_nsec()),
         nanos(m.ctime(), m.ctime_nsec()),
     ]

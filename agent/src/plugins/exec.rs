@@ -283,6 +283,24 @@ fn value_of(text: &str) -> Value {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_file_that_is_run_where_it_lies_is_judged_each_time() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("well.sh");
+        std::fs::write(&path, "#!/bin/sh\necho level 666\n").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).unwrap();
+        let file = ExecFile {
+            path,
+            copy: None,
+            limits: Limits::default(),
+        };
+        match file.collect("well", "{}", Duration::from_secs(5)) {
+            Answer::Failed(reason) => assert!(reason.contains("everyone may write"), "{reason}"),
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn leaves(output: &str) -> Vec<String> {
         match parse(output.as_bytes()) {
             Answer::Tree { tree, .. } => tree.leaves().map(|(p, v)| format!("{p} {v}")).collect(),

@@ -22,7 +22,7 @@ use super::load::{Abi, LoadedSource, Plugin, Refusal, Round};
 use super::trust;
 
 /// Stack of a source's thread. Plugins parse files and walk trees of at most 16 levels; pages are only paid for when touched.
-const STACK_BYTES: usize = 512 * 1024;
+pub(super) const STACK_BYTES: usize = 512 * 1024;
 
 /// What a source's thread says. `source` is its index in the list of all.
 #[derive(Debug)]
