@@ -8,6 +8,7 @@
 //! [`DRAIN`] or spooled, `offline` is said, the connection is closed. A second signal ends it at once.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -290,11 +291,13 @@ impl Daemon {
         if let Some(by_ms) = self.clock.observe(reading) {
             warn!(by_ms, "the wall clock was set");
         }
-        if self.clock.held() > 0 && reading.is_set() {
+        let evidence = || clock::evidence(Path::new("/run"), Path::new("/sys"), reading.wall);
+        let believed = self.clock.weigh(reading, evidence);
+        if self.clock.held() > 0 && believed {
             let held = self.clock.release(reading);
             info!(
                 frames = held.len(),
-                "the clock is set: what was measured before has its time now"
+                "the clock is believed: what was measured before has its time now"
             );
             self.gathered.extend(held);
             self.plan_to_send(now);
@@ -310,7 +313,11 @@ impl Daemon {
             let bytes = footprint::give_back_code();
             debug!(bytes, "code of start-up is given back");
         }
+        if !self.sources.is_awaiting() {
+            self.clock.all_answered(reading);
+        }
         for (index, tick) in self.schedule.due(reading.wall) {
+            self.clock.asked(tick, reading);
             if index == OWN {
                 let frame = Frame {
                     ts: Some(tick),
@@ -370,14 +377,17 @@ impl Daemon {
     /// Puts a frame in line, or holds it until its time is known.
     fn gather(&mut self, frame: Frame) {
         let now = Reading::now();
-        let tick_was_set = frame.ts.is_some_and(|ts| ts >= clock::UNSET_BEFORE);
-        if tick_was_set {
+        if frame.ts.is_some_and(|ts| self.clock.vouches_for(ts, now)) {
             self.gathered.push(frame);
-        } else {
-            if self.clock.held() == 0 {
-                warn!("the clock is not set: what is measured waits until it is");
-            }
-            self.clock.hold(frame, now.boot_ms);
+            return;
+        }
+        if self.clock.held() == 0 && !self.clock.believes(now) {
+            warn!("the clock is not set, or may not be: what is measured waits until it is");
+        }
+        let before = self.clock.given_up();
+        self.clock.hold(frame, now.boot_ms);
+        if before == 0 && self.clock.given_up() > 0 {
+            warn!("too much waits for the clock to be set: the oldest is given up");
         }
     }
 
@@ -397,6 +407,7 @@ impl Daemon {
             states: self.sources.count_states(),
             rounds: self.sources.rounds(),
             clock_jumps: self.clock.jumps(),
+            clock_given_up: self.clock.given_up(),
         };
         own::tree(&self.publisher.report(), &facts)
     }
@@ -507,7 +518,12 @@ impl Daemon {
                 "backlog": link.spool.sleeps,
                 "problem": link.spool_problem,
             },
-            "clock": {"set": Reading::now().is_set(), "held_frames": self.clock.held(), "jumps": self.clock.jumps()},
+            "clock": {
+                "set": self.clock.believes(Reading::now()),
+                "held_frames": self.clock.held(),
+                "given_up_frames": self.clock.given_up(),
+                "jumps": self.clock.jumps(),
+            },
             "sources": sources,
             "isolation": isolation,
         })
@@ -541,6 +557,22 @@ impl Daemon {
         self.publisher.metrics(messages);
     }
 
+    /// What waits for a time gets the one that is believed now, if it can be true at all: it is spooled, and the next agent may know no better.
+    fn last_held(&mut self) {
+        let now = Reading::now();
+        if now.is_set() {
+            self.gathered.extend(self.clock.release(now));
+            return;
+        }
+        let frames = self.clock.give_up();
+        if frames > 0 {
+            error!(
+                frames,
+                "the clock was never set: what was measured has no time and is lost"
+            );
+        }
+    }
+
     async fn stop(mut self) {
         service::stopping();
         info!("stopping");
@@ -551,6 +583,7 @@ impl Daemon {
                 _ => break,
             }
         }
+        self.last_held();
         self.send();
         self.sources.stop(LAST_ROUND).await;
         let lost = self.publisher.stop(DRAIN).await;
