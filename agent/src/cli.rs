@@ -46,9 +46,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Have the running agent try a source again, also if it is quarantined
+    /// Have the running agent try a source again, also if it is quarantined, or a file that was refused
     Retry {
-        /// The source's name
+        /// The source's or the file's name
         source: String,
     },
     /// Check configuration, certificates, state directory and plugins, ask each source once, and connect to nothing

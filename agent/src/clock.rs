@@ -1,8 +1,21 @@
 //! The wall clock, and what to do while it is wrong. Pure: readings come in.
 //!
-//! Small boards have no clock of their own: they start in 1970 (or where a file system's last time stamp puts them) and jump when the network answers. What is measured before that is
-//! **held** with the time since boot, which never jumps, and gets its time once the wall clock is plausible: never a sample of 1970. Later jumps are noticed by comparing both
-//! clocks, logged and counted; what was measured before a jump keeps the time that was believed then, for nobody can say since when it was wrong.
+//! Small boards have no clock of their own: they start in 1970, or where a file's time stamp puts them (fake-hwclock), and jump when the network answers. What is measured before that is
+//! **held** with the time since boot, which never jumps, and gets its time once the wall clock is believed: never a sample of 1970, nor of the day that the machine was switched off.
+//!
+//! | the wall clock | is believed |
+//! |---|---|
+//! | before 2025 | never |
+//! | of a machine that started more than [`DOUBT`] ago | yes: one that never has network time must not wait for ever |
+//! | after it was set (jumped), or systemd-timesyncd says that it is right | yes |
+//! | as a hardware clock has it | yes |
+//! | otherwise | not yet |
+//!
+//! Once believed it stays so. Later jumps are noticed by comparing both clocks, logged and counted; what was measured before a jump keeps the time that was believed then, for nobody can
+//! say since when it was wrong. The kernel's own word (adjtimex) is not asked: decision 0011.
+
+use std::collections::BTreeSet;
+use std::path::Path;
 
 use devmon_core::wire::{Frame, TimestampMs};
 
@@ -10,6 +23,12 @@ use devmon_core::wire::{Frame, TimestampMs};
 pub const UNSET_BEFORE: TimestampMs = TimestampMs(1_735_689_600_000);
 /// A difference between both clocks that is a jump, not the slewing of a time daemon (at most 500 ppm: 0.5 ms a second).
 const JUMP_MS: i64 = 1_000;
+/// After a boot: network time is there within seconds of the network, and most networks within a minute. The bound of what a machine without either waits.
+pub const DOUBT: std::time::Duration = std::time::Duration::from_secs(120);
+/// A hardware clock may run in any local time: zones reach from -12 h to +14 h.
+const ZONE_S: i64 = 15 * 3_600;
+/// Ticks that were asked in doubt and are not answered; more are forgotten.
+const MAX_DOUBTED: usize = 1_000;
 /// Held leaves; with names, some 10 MB at most. Oldest are given up and counted.
 const MAX_HELD_LEAVES: usize = 100_000;
 
@@ -31,7 +50,7 @@ impl Reading {
         }
     }
 
-    /// True if the wall clock was set.
+    /// False if the wall clock was surely never set.
     #[must_use]
     pub fn is_set(self) -> bool {
         self.wall >= UNSET_BEFORE
@@ -46,9 +65,47 @@ pub struct Clock {
     held_leaves: usize,
     jumps: u64,
     given_up: u64,
+    believed: bool,
+    /// Ticks that were asked while the clock was not believed.
+    doubted: BTreeSet<TimestampMs>,
 }
 
 impl Clock {
+    /// Takes what speaks for the wall clock, which may change as long as it is not believed; true if it is believed.
+    pub fn weigh(&mut self, now: Reading, evidence: impl FnOnce() -> bool) -> bool {
+        let doubt_ms = i64::try_from(DOUBT.as_millis()).unwrap_or(i64::MAX);
+        if !self.believed && now.is_set() {
+            self.believed = now.boot_ms >= doubt_ms || evidence();
+        }
+        self.believes(now)
+    }
+
+    /// True if what is measured now gets the time that the wall clock has.
+    #[must_use]
+    pub fn believes(&self, now: Reading) -> bool {
+        self.believed && now.is_set()
+    }
+
+    /// A source was asked for this tick.
+    pub fn asked(&mut self, tick: TimestampMs, now: Reading) {
+        if !self.believes(now) && self.doubted.len() < MAX_DOUBTED {
+            self.doubted.insert(tick);
+        }
+    }
+
+    /// True if this tick's time can be published: the clock is believed, and was when the tick was asked.
+    #[must_use]
+    pub fn vouches_for(&self, tick: TimestampMs, now: Reading) -> bool {
+        self.believes(now) && tick >= UNSET_BEFORE && !self.doubted.contains(&tick)
+    }
+
+    /// No answer is awaited: no tick of a doubtful time is under way.
+    pub fn all_answered(&mut self, now: Reading) {
+        if self.believes(now) {
+            self.doubted.clear();
+        }
+    }
+
     /// Compares with the last reading; by how many ms the wall clock jumped, if it did.
     pub fn observe(&mut self, now: Reading) -> Option<i64> {
         let before = self.last.replace(now)?;
@@ -57,6 +114,7 @@ impl Clock {
             return None;
         }
         self.jumps += 1;
+        self.believed |= now.is_set(); // somebody set it
         Some(by)
     }
 
@@ -69,6 +127,14 @@ impl Clock {
             self.held_leaves -= frame.metrics.leaves().count();
             self.given_up += 1;
         }
+    }
+
+    /// Gives all up that is held; how many frames that was.
+    pub fn give_up(&mut self) -> usize {
+        let lost = std::mem::take(&mut self.held).len();
+        self.held_leaves = 0;
+        self.given_up += lost as u64;
+        lost
     }
 
     /// All that was held, with its time. Only right once the clock is set.
@@ -99,6 +165,22 @@ impl Clock {
     pub fn given_up(&self) -> u64 {
         self.given_up
     }
+}
+
+/// What speaks for a wall clock soon after boot, below these roots (`/run`, `/sys`): systemd-timesyncd's word, or a hardware clock that has the same time.
+#[must_use]
+pub fn evidence(run: &Path, sys: &Path, wall: TimestampMs) -> bool {
+    // Made anew in each boot: /run is a memory file system.
+    if run.join("systemd/timesync/synchronized").exists() {
+        return true;
+    }
+    let clocks = std::fs::read_dir(sys.join("class/rtc"));
+    let mut clocks = clocks.into_iter().flatten().flatten();
+    clocks.any(|clock| {
+        let text = std::fs::read_to_string(clock.path().join("since_epoch"));
+        let seconds = text.ok().and_then(|t| t.trim().parse::<i64>().ok());
+        seconds.is_some_and(|s| (s - wall.0 / 1_000).abs() <= ZONE_S)
+    })
 }
 
 #[cfg(test)]
@@ -151,6 +233,70 @@ mod tests {
         );
         assert_eq!(clock.observe(at(9_030_005, 8_030_000)), Some(-3_600_000));
         assert_eq!(clock.jumps(), 2);
+    }
+
+    const NOW: i64 = 1_795_450_000_000;
+    const DAY: i64 = 86_400_000;
+
+    #[test]
+    fn a_clock_restored_from_a_file_is_not_believed_before_it_is_set() {
+        let mut clock = Clock::default();
+        let behind = |boot_ms| at(NOW - 300 * DAY + boot_ms, boot_ms);
+        clock.observe(behind(20_000));
+        assert!(!clock.weigh(behind(20_000), || false));
+        let tick = TimestampMs(behind(20_000).wall.0);
+        clock.asked(tick, behind(20_000));
+        assert!(!clock.vouches_for(tick, behind(20_000)));
+        clock.hold(frame(1), 20_000);
+        // The network answers.
+        let set = at(NOW + 30_000, 30_000);
+        assert_eq!(clock.observe(set), Some(300 * DAY));
+        assert!(clock.weigh(set, || false));
+        assert_eq!(clock.release(set)[0].ts, Some(TimestampMs(NOW + 20_000)));
+        // An answer that was under way has the time of its question.
+        assert!(!clock.vouches_for(tick, set));
+        clock.all_answered(set);
+        assert!(clock.vouches_for(set.wall, set));
+    }
+
+    #[test]
+    fn a_machine_without_network_time_waits_two_minutes_and_no_longer() {
+        let mut clock = Clock::default();
+        assert!(!clock.weigh(at(NOW, 119_999), || false));
+        assert!(clock.weigh(at(NOW, 120_000), || false));
+        let mut late = Clock::default();
+        assert!(late.weigh(at(NOW, DAY), || panic!("nothing is asked")));
+        let mut unset = Clock::default();
+        assert!(
+            !unset.weigh(at(30_000, DAY), || true),
+            "1970 is never right"
+        );
+    }
+
+    #[test]
+    fn a_hardware_clock_and_timesyncd_vouch_for_the_time() {
+        let root = tempfile::tempdir().unwrap();
+        let (run, sys) = (root.path().join("run"), root.path().join("sys"));
+        let says = |wall| evidence(&run, &sys, TimestampMs(wall));
+        assert!(!says(NOW));
+        let clock = sys.join("class/rtc/rtc0");
+        std::fs::create_dir_all(&clock).unwrap();
+        let seconds = NOW / 1_000 + 2 * 3_600; // local time
+        std::fs::write(clock.join("since_epoch"), format!("{seconds}\n")).unwrap();
+        assert!(says(NOW));
+        assert!(!says(NOW - 300 * DAY), "the hardware clock has another day");
+        let flag = run.join("systemd/timesync");
+        std::fs::create_dir_all(&flag).unwrap();
+        std::fs::write(flag.join("synchronized"), "").unwrap();
+        assert!(says(NOW - 300 * DAY));
+    }
+
+    #[test]
+    fn what_can_get_no_time_is_counted() {
+        let mut clock = Clock::default();
+        clock.hold(frame(1), 0);
+        clock.hold(frame(1), 1);
+        assert_eq!((clock.give_up(), clock.given_up(), clock.held()), (2, 2, 0));
     }
 
     #[test]

@@ -17,6 +17,8 @@ use tracing::warn;
 const MAX_REQUEST_BYTES: u64 = 4 * 1024;
 /// For a client to say what it wants, and to take the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// After nobody could be let in.
+const PAUSE: Duration = Duration::from_millis(200);
 /// Requests that wait for the daemon.
 const WAITING: usize = 8;
 
@@ -25,7 +27,7 @@ const WAITING: usize = 8;
 #[serde(rename_all = "snake_case")]
 pub enum Request {
     Status,
-    /// Try this source again now, also if it is quarantined.
+    /// Try this source again now, also if it is quarantined; or look at this file again, if it has no source.
     Retry(String),
 }
 
@@ -49,8 +51,24 @@ pub fn listen(state_dir: Option<&Path>) -> mpsc::Receiver<Asked> {
     match bind(&path) {
         Ok(listener) => {
             tokio::spawn(async move {
-                while let Ok((client, _)) = listener.accept().await {
-                    tokio::spawn(tokio::time::timeout(PATIENCE, serve(client, tell.clone())));
+                let mut refused = false;
+                loop {
+                    match listener.accept().await {
+                        Ok((client, _)) => {
+                            refused = false;
+                            tokio::spawn(tokio::time::timeout(
+                                PATIENCE,
+                                serve(client, tell.clone()),
+                            ));
+                        }
+                        // Most often there is no descriptor left, which passes; said once.
+                        Err(e) => {
+                            if !std::mem::replace(&mut refused, true) {
+                                warn!(error = %e, "the control socket takes nobody in for now");
+                            }
+                            tokio::time::sleep(PAUSE).await;
+                        }
+                    }
                 }
             });
         }

@@ -8,6 +8,7 @@
 //! [`DRAIN`] or spooled, `offline` is said, the connection is closed. A second signal ends it at once.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,11 +32,11 @@ use crate::control::{self, Asked, Request};
 use crate::footprint;
 use crate::outbox::{DropReason, Outbox};
 use crate::own;
+use crate::plugins::directory::{self, Found};
 use crate::plugins::running::{self, Moves, Sources};
 use crate::plugins::source::Report;
 use crate::plugins::supervise;
-use crate::plugins::watch::{self, Change, Watch};
-use crate::plugins::{copy, directory};
+use crate::plugins::watch::{Change, Watch};
 use crate::publish::{Identity, Publisher};
 use crate::schedule::Schedule;
 use crate::service;
@@ -45,6 +46,8 @@ use crate::show;
 const GATHER: Duration = Duration::from_millis(100);
 /// Files that changed and wait for the daemon; the watching thread waits with more.
 const CHANGES: usize = 16;
+/// For files that are there at the start to be looked at before the agent says that it is ready; later ones join it as files do that are dropped in.
+const FIRST_LOOK: Duration = Duration::from_secs(5);
 /// Changes of states within this make one `about`.
 const DEBOUNCE: Duration = Duration::from_millis(500);
 /// The spool is not asked to write more often, however long it takes for an answer.
@@ -74,6 +77,37 @@ pub type Reread = Box<dyn Fn() -> Result<(Settings, Broker), String>>;
 
 /// The number of the agent's own source in the schedule; others count from 0.
 const OWN: usize = usize::MAX;
+
+/// What the first look at the plugin directory brought in time.
+struct First {
+    found: Vec<Found>,
+    changes: usize,
+    /// Nothing is still being looked at.
+    complete: bool,
+}
+
+/// Waits for the verdicts on the files that are there at the start, [`FIRST_LOOK`] at most. In the order of their names: of two with one source name the first has it.
+async fn first_look(changes: &mut mpsc::Receiver<Change>) -> First {
+    let until = tokio::time::Instant::now() + FIRST_LOOK;
+    let mut first = First {
+        found: Vec::new(),
+        changes: 0,
+        complete: false,
+    };
+    while let Ok(Some(change)) = tokio::time::timeout_at(until, changes.recv()).await {
+        match change {
+            Change::Found(found) => first.found.push(*found),
+            Change::Removed { file } => first.found.retain(|f| f.file() != file),
+            Change::Looked => {
+                first.complete = true;
+                break;
+            }
+        }
+        first.changes += 1;
+    }
+    first.found.sort_by(|a, b| a.path.cmp(&b.path));
+    first
+}
 
 struct Daemon {
     reread: Reread,
@@ -116,23 +150,30 @@ pub async fn run(settings: Settings, broker: Broker, reread: Reread) -> anyhow::
     let dir = settings.plugin_dir.display().to_string();
     let candidates = directory::candidates(&settings.plugin_dir)
         .with_context(|| format!("cannot list plugin directory {dir}"))?;
-    let found = directory::verdicts(&candidates, &settings);
-    if let Some(private) = settings.private_plugins() {
-        let used = found
-            .iter()
-            .filter_map(|f| watch::copy_of(f.verdict.as_ref().ok()?));
-        copy::clean(&private, &used.collect::<Vec<_>>());
-    }
-    let (tell, changes) = mpsc::channel(CHANGES);
-    let watch = Watch::start(settings.clone(), candidates, tell)
-        .context("cannot watch the plugin directory")?;
-    if found.is_empty() {
+    if candidates.is_empty() {
         warn!(dir, "no plugins: nothing is measured");
     }
-    let (sources, reports) = Sources::start(found, &settings, supervise::deadline);
+    let files = candidates.len();
+    let (tell, mut changes) = mpsc::channel(CHANGES);
+    let watch = Watch::start(settings.clone(), candidates, tell)
+        .context("cannot watch the plugin directory")?;
+    let first = tokio::select! {
+        first = first_look(&mut changes) => first,
+        () = end.wait() => return Ok(()),
+    };
+    let (sources, reports) = Sources::start(first.found, &settings, supervise::deadline);
+    watch.followed(first.changes, sources.copies());
     let names: Vec<&str> = sources.names().collect();
-    for problem in running::unknown(&settings, &names) {
-        warn!(problem, "configuration");
+    if first.complete {
+        for problem in running::unknown(&settings, &names) {
+            warn!(problem, "configuration");
+        }
+    } else {
+        let waits = files.saturating_sub(first.changes);
+        warn!(
+            waits,
+            "some plugins take long to load: the agent starts without waiting for them"
+        );
     }
     let now = TimestampMs::now();
     let mut schedule = Schedule::default();
@@ -233,8 +274,10 @@ impl Daemon {
                 }
                 Some(report) = self.reports.recv() => self.take(report),
                 Some(change) = self.changes.recv() => {
+                    let counts = usize::from(!matches!(change, Change::Looked));
                     let moves = self.sources.apply(change, &self.settings);
                     self.follow(moves);
+                    self.watch.followed(counts, self.sources.copies());
                 }
                 () = tokio::time::sleep_until(wake.into()) => {}
             }
@@ -248,11 +291,13 @@ impl Daemon {
         if let Some(by_ms) = self.clock.observe(reading) {
             warn!(by_ms, "the wall clock was set");
         }
-        if self.clock.held() > 0 && reading.is_set() {
+        let evidence = || clock::evidence(Path::new("/run"), Path::new("/sys"), reading.wall);
+        let believed = self.clock.weigh(reading, evidence);
+        if self.clock.held() > 0 && believed {
             let held = self.clock.release(reading);
             info!(
                 frames = held.len(),
-                "the clock is set: what was measured before has its time now"
+                "the clock is believed: what was measured before has its time now"
             );
             self.gathered.extend(held);
             self.plan_to_send(now);
@@ -268,7 +313,11 @@ impl Daemon {
             let bytes = footprint::give_back_code();
             debug!(bytes, "code is given back");
         }
+        if !self.sources.is_awaiting() {
+            self.clock.all_answered(reading);
+        }
         for (index, tick) in self.schedule.due(reading.wall) {
+            self.clock.asked(tick, reading);
             if index == OWN {
                 let frame = Frame {
                     ts: Some(tick),
@@ -328,14 +377,17 @@ impl Daemon {
     /// Puts a frame in line, or holds it until its time is known.
     fn gather(&mut self, frame: Frame) {
         let now = Reading::now();
-        let tick_was_set = frame.ts.is_some_and(|ts| ts >= clock::UNSET_BEFORE);
-        if tick_was_set {
+        if frame.ts.is_some_and(|ts| self.clock.vouches_for(ts, now)) {
             self.gathered.push(frame);
-        } else {
-            if self.clock.held() == 0 {
-                warn!("the clock is not set: what is measured waits until it is");
-            }
-            self.clock.hold(frame, now.boot_ms);
+            return;
+        }
+        if self.clock.held() == 0 && !self.clock.believes(now) {
+            warn!("the clock is not set, or may not be: what is measured waits until it is");
+        }
+        let before = self.clock.given_up();
+        self.clock.hold(frame, now.boot_ms);
+        if before == 0 && self.clock.given_up() > 0 {
+            warn!("too much waits for the clock to be set: the oldest is given up");
         }
     }
 
@@ -355,6 +407,7 @@ impl Daemon {
             states: self.sources.count_states(),
             rounds: self.sources.rounds(),
             clock_jumps: self.clock.jumps(),
+            clock_given_up: self.clock.given_up(),
         };
         own::tree(&self.publisher.report(), &facts)
     }
@@ -430,7 +483,11 @@ impl Daemon {
     fn answer(&mut self, request: Request) -> serde_json::Value {
         match request {
             Request::Retry(name) => match self.sources.readmit(&name) {
-                Ok(()) => serde_json::json!({"retry": name}),
+                Ok(None) => serde_json::json!({"retry": name}),
+                Ok(Some(file)) => {
+                    self.watch.again(&file);
+                    serde_json::json!({"retry": name, "file": file})
+                }
                 Err(error) => serde_json::json!({"error": error}),
             },
             Request::Status => self.status(),
@@ -461,7 +518,12 @@ impl Daemon {
                 "backlog": link.spool.sleeps,
                 "problem": link.spool_problem,
             },
-            "clock": {"set": Reading::now().is_set(), "held_frames": self.clock.held(), "jumps": self.clock.jumps()},
+            "clock": {
+                "set": self.clock.believes(Reading::now()),
+                "held_frames": self.clock.held(),
+                "given_up_frames": self.clock.given_up(),
+                "jumps": self.clock.jumps(),
+            },
             "sources": sources,
             "isolation": isolation,
         })
@@ -495,6 +557,22 @@ impl Daemon {
         self.publisher.metrics(messages);
     }
 
+    /// What waits for a time gets the one that is believed now, if it can be true at all: it is spooled, and the next agent may know no better.
+    fn last_held(&mut self) {
+        let now = Reading::now();
+        if now.is_set() {
+            self.gathered.extend(self.clock.release(now));
+            return;
+        }
+        let frames = self.clock.give_up();
+        if frames > 0 {
+            error!(
+                frames,
+                "the clock was never set: what was measured has no time and is lost"
+            );
+        }
+    }
+
     async fn stop(mut self) {
         service::stopping();
         info!("stopping");
@@ -505,6 +583,7 @@ impl Daemon {
                 _ => break,
             }
         }
+        self.last_held();
         self.send();
         self.sources.stop(LAST_ROUND).await;
         let lost = self.publisher.stop(DRAIN).await;

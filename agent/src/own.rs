@@ -43,6 +43,7 @@ pub struct Facts<'a> {
     /// How long the last round of each source took.
     pub rounds: Vec<(&'a str, Duration)>,
     pub clock_jumps: u64,
+    pub clock_given_up: u64,
 }
 
 /// The tree of one round.
@@ -76,6 +77,7 @@ pub fn tree(link: &LinkReport, facts: &Facts<'_>) -> MetricTree {
         tree.branch("collect_seconds").set(*source, seconds);
     }
     tree.set("clock_jumps_total", facts.clock_jumps);
+    tree.set("clock_lost_frames_total", facts.clock_given_up);
     tree
 }
 
@@ -107,6 +109,7 @@ mod tests {
             states: vec![("ok", 3)],
             rounds: vec![("cpu", Duration::from_millis(3))],
             clock_jumps: 1,
+            clock_given_up: 0,
         };
         let link = LinkReport {
             dropped: [(DropReason::OutboxFull, 2)].into(),

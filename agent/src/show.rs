@@ -315,7 +315,10 @@ pub fn retry(settings: &Settings, source: String) -> ExitCode {
         settings.state_dir.as_deref(),
         &Request::Retry(source.clone()),
     ) {
-        Ok(_) => print(&format!("{source} is tried again at its next tick\n")),
+        Ok(answer) => match answer["file"].as_str() {
+            Some(file) => print(&format!("{file} is looked at again\n")),
+            None => print(&format!("{source} is tried again at its next tick\n")),
+        },
         Err(problem) => refused(&problem),
     }
 }

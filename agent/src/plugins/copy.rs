@@ -1,21 +1,24 @@
 //! Private copies of plugin files, named after their content.
 //!
-//! The agent never maps an operator's file: writing over a mapped library (`cp new old`) ends the process with SIGSEGV, truncating it with SIGBUS, and a file that is renamed over
+//! The agent never maps or runs an operator's file, as long as it has a state directory: writing over a mapped library (`cp new old`) ends the process with SIGSEGV, truncating it with SIGBUS, and a file that is renamed over
 //! the same path gives the old code again. A copy has none of that: its name says what is in it, nobody else writes to it, and a new version is a new file.
 
-use std::fs::{DirBuilder, File};
-use std::io::{Read, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use ring::digest::{Context, SHA256};
 use rustix::fs::{StatVfsMountFlags, statvfs};
 
-/// Copies a file to `dir/<stem>-<hash>.so`, unless it is there already.
+/// For the agent's user, to map and to run; nobody writes to it any more.
+const MODE: u32 = 0o500;
+
+/// Copies an open file called `name` to `dir/<stem>-<hash>.<extension>`, unless it is there already.
 ///
 /// # Errors
-/// What the system says; or that libraries can not be run from `dir`.
-pub fn keep(path: &Path, dir: &Path) -> std::io::Result<PathBuf> {
+/// What the system says; or that nothing can be run from `dir`.
+pub fn keep(file: &mut File, name: &str, dir: &Path) -> std::io::Result<PathBuf> {
     if !dir.is_dir() {
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     }
@@ -23,16 +26,24 @@ pub fn keep(path: &Path, dir: &Path) -> std::io::Result<PathBuf> {
         let problem = format!("{} is on a file system mounted noexec", dir.display());
         return Err(std::io::Error::other(problem));
     }
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let named = |hash: &str| dir.join(format!("{stem}-{hash}.so"));
-    let there = named(&stream(path, &mut std::io::sink())?);
+    let (stem, end) = match name.rsplit_once('.') {
+        Some((stem, end)) => (stem, format!(".{end}")),
+        None => (name, String::new()),
+    };
+    let named = |hash: &str| dir.join(format!("{stem}-{hash}{end}"));
+    let there = named(&stream(file, &mut std::io::sink())?);
     if there.is_file() {
         return Ok(there);
     }
-    let unfinished = dir.join(format!(".{stem}.{}.new", std::process::id()));
-    let mut out = File::create(&unfinished)?;
+    let unfinished = dir.join(format!(".{name}.{}.new", std::process::id()));
+    let _ = std::fs::remove_file(&unfinished); // of a copy that was interrupted
+    let mut out = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(MODE)
+        .open(&unfinished)?;
     // The hash of what was copied, not of what was read before.
-    let copied = stream(path, &mut out).and_then(|hash| {
+    let copied = stream(file, &mut out).and_then(|hash| {
         out.sync_all()?;
         let named = named(&hash);
         std::fs::rename(&unfinished, &named)?;
@@ -44,19 +55,27 @@ pub fn keep(path: &Path, dir: &Path) -> std::io::Result<PathBuf> {
     copied
 }
 
-/// Removes all copies but these. Only right while none of the others is loaded: at the start.
-pub fn clean(dir: &Path, keep: &[PathBuf]) {
+/// Removes all copies but those to keep. Right while none is being made; what is mapped may go, what is loaded or run again may not.
+pub fn clean(dir: &Path, keep: impl Fn(&Path) -> bool) {
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         let path = entry.path();
-        if !keep.contains(&path) {
+        if !keep(&path) {
             let _ = std::fs::remove_file(path);
         }
     }
 }
 
-/// Copies, and gives the first 16 hexadecimal digits of the SHA-256.
-fn stream(path: &Path, to: &mut dyn Write) -> std::io::Result<String> {
-    let mut from = File::open(path)?;
+/// True if this may be a copy of the file called `name`.
+#[must_use]
+pub fn may_be_of(copy: &Path, name: &str) -> bool {
+    let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
+    let copy = copy.file_name().unwrap_or_default().to_string_lossy();
+    copy.strip_prefix(stem).is_some_and(|r| r.starts_with('-'))
+}
+
+/// Copies from the beginning, and gives the first 16 hexadecimal digits of the SHA-256.
+fn stream(from: &mut File, to: &mut dyn Write) -> std::io::Result<String> {
+    from.rewind()?;
     let mut hash = Context::new(&SHA256);
     let mut buffer = vec![0; 64 * 1024];
     loop {
@@ -75,6 +94,12 @@ fn stream(path: &Path, to: &mut dyn Write) -> std::io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn keep(path: &Path, dir: &Path) -> std::io::Result<PathBuf> {
+        let name = path.file_name().unwrap().to_string_lossy();
+        super::keep(&mut File::open(path)?, &name, dir)
+    }
 
     #[test]
     fn a_copy_is_named_by_its_content_and_made_once() {
@@ -93,8 +118,22 @@ mod tests {
             "one",
             "the old one stays"
         );
-        clean(&copies, std::slice::from_ref(&second));
+        assert!(may_be_of(&second, "libx.so") && !may_be_of(&second, "lib.so"));
+        clean(&copies, |copy| copy == second);
         assert_eq!(std::fs::read_dir(&copies).unwrap().count(), 1);
         assert!(second.is_file());
+    }
+
+    #[test]
+    fn a_copy_of_an_executable_can_be_run_and_not_be_written_to() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, end) in [("well.sh", ".sh"), ("well", "")] {
+            std::fs::write(dir.path().join(name), name).unwrap();
+            let copy = keep(&dir.path().join(name), &dir.path().join("copies")).unwrap();
+            let mode = std::fs::metadata(&copy).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o500);
+            let copy = copy.file_name().unwrap().to_str().unwrap();
+            assert!(copy.starts_with("well-") && copy.ends_with(end), "{copy}");
+        }
     }
 }

@@ -1,10 +1,10 @@
 //! The plugin directory: which files are candidates, and what becomes of each.
 //!
-//! Every `lib*.so` is a candidate, and every other executable file ([`exec`](super::exec)), in the order of file names. A file that others than root and the agent's user may write to is
-//! refused: whoever writes it runs as the agent. Of two plugins with one source name the first file has it; the second is refused, for two writers of one
+//! Every `lib*.so` is a candidate, and every other executable file ([`exec`](super::exec)), in the order of file names. What others than root and the agent's user may write to is
+//! refused ([`trust`](super::trust)): whoever writes it runs as the agent. Of two plugins with one source name the first file has it; the second is refused, for two writers of one
 //! path would make nonsense of it. A missing or empty directory is no error: an agent without plugins runs and says so.
 //!
-//! A library is copied ([`copy`](super::copy)), then loaded in a child process first ([`host`](super::host)): what crashes or hangs there does so alone. One that is to run inline is also
+//! A file is copied ([`copy`](super::copy)) and runs from its copy; where there can be none, from where it lies. A library is then loaded in a child process first ([`host`](super::host)): what crashes or hangs there does so alone. One that is to run inline is also
 //! started and asked once in the child; if it does not survive that, it runs in a process of its own, where its state shows why.
 
 use std::os::unix::fs::MetadataExt;
@@ -14,15 +14,15 @@ use std::time::Duration;
 use devmon_core::path::check_name;
 use tracing::{debug, warn};
 
-use super::copy;
 use super::exec::{self, ExecFile};
 use super::host::{Host, HostedPlugin, Limits};
 use super::load::{Refusal, load_as};
 use super::source::{Kind, Loaded};
+use super::{copy, trust};
 use crate::config::{Isolation, Settings};
 
-/// For a child to load a file, to make a source, and for its first round; each.
-const TRIAL: Duration = Duration::from_secs(2);
+/// For a child to load a file, to make a source, and for its first round; each. For commands that somebody waits for.
+const TRIAL: Duration = Duration::from_secs(5);
 /// Files looked at side by side: a hanging one holds up no other.
 const SIDE_BY_SIDE: usize = 4;
 /// Our own plugins: built and tested with the agent, they run inline unless the configuration says otherwise.
@@ -57,9 +57,20 @@ const NO_EXECUTABLE: [&str; 12] = [
 pub struct Found {
     pub path: PathBuf,
     pub verdict: Result<Loaded, Refusal>,
+    /// Stamp of the file beside it that describes it.
+    pub companion: Vec<i128>,
 }
 
 impl Found {
+    #[must_use]
+    pub fn new(candidate: Candidate, verdict: Result<Loaded, Refusal>) -> Self {
+        Self {
+            path: candidate.path,
+            verdict,
+            companion: candidate.companion,
+        }
+    }
+
     /// The file's name without its directory.
     #[must_use]
     pub fn file(&self) -> String {
@@ -71,12 +82,25 @@ impl Found {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
     pub path: PathBuf,
-    /// What changes when the file does: device, inode, size, times; of its companion as well.
+    /// What changes when the file does: device, inode, size, times; and who may write to its directory.
     pub stamp: Vec<i128>,
+    /// The same of the file beside it that describes it.
+    companion: Vec<i128>,
     executable: bool,
 }
 
 impl Candidate {
+    /// A file that is nowhere, in its so many-th version.
+    #[cfg(test)]
+    pub(super) fn of(file: &str, version: i128) -> Self {
+        Self {
+            path: PathBuf::from(file),
+            stamp: vec![version],
+            companion: Vec::new(),
+            executable: false,
+        }
+    }
+
     #[must_use]
     pub fn file(&self) -> String {
         file_name(&self.path)
@@ -97,7 +121,9 @@ pub fn verdicts(candidates: &[Candidate], settings: &Settings) -> Vec<Found> {
     let mut found: Vec<Found> = Vec::new();
     for some in candidates.chunks(SIDE_BY_SIDE) {
         let verdicts: Vec<_> = std::thread::scope(|scope| {
-            let each = some.iter().map(|c| scope.spawn(|| verdict(c, settings)));
+            let each = some
+                .iter()
+                .map(|c| scope.spawn(|| verdict(c, settings, TRIAL)));
             let threads: Vec<_> = each.collect();
             let joined = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
             joined
@@ -116,66 +142,71 @@ pub fn verdicts(candidates: &[Candidate], settings: &Settings) -> Vec<Found> {
                     });
                 }
             }
-            let path = candidate.path.clone();
-            found.push(Found { path, verdict });
+            found.push(Found::new(candidate.clone(), verdict));
         }
     }
     found
 }
 
-/// What is to become of a file.
+/// What is to become of a file. `trial` is for a child to load it, to make a source, and for its first round; each.
 ///
 /// # Errors
 /// [`Refusal`].
-pub fn verdict(candidate: &Candidate, settings: &Settings) -> Result<Loaded, Refusal> {
+pub fn verdict(
+    candidate: &Candidate,
+    settings: &Settings,
+    trial: Duration,
+) -> Result<Loaded, Refusal> {
     let path = &candidate.path;
-    trusted(path)?;
+    let file = file_name(path);
+    if let Some(dir) = path.parent() {
+        trust::directory(dir)?;
+    }
+    let mut opened = trust::open(path)?;
+    let copied = match settings.private_plugins() {
+        Some(dir) => copy::keep(&mut opened, &file, &dir).map_err(|e| e.to_string()),
+        None => Err("there is no state directory".to_owned()),
+    };
+    drop(opened);
+    if let Err(problem) = &copied {
+        debug!(file, problem, "no private copy: it runs from where it lies");
+    }
     if candidate.executable {
         let name = exec_name(path);
         check_name(&name).map_err(|e| Refusal::Name(e.to_string()))?;
         return Ok(Loaded {
             kind: Kind::Exec(ExecFile {
+                copy: copied.clone().ok(),
                 path: std::path::absolute(path).unwrap_or_else(|_| path.clone()),
                 limits: settings.limits_of(&name),
             }),
             name,
             version: None,
             preferred_interval: None,
+            copy: copied.ok(),
         });
     }
-    let file = file_name(path);
-    let private = settings.private_plugins();
-    let copied = match &private {
-        Some(dir) => copy::keep(path, dir).map_err(|e| e.to_string()),
-        None => Err("there is no state directory".to_owned()),
-    };
     let mut hosted = HostedPlugin {
         path: copied.clone().unwrap_or_else(|_| path.clone()),
         file: file.clone(),
         limits: Limits::default(),
     };
-    let (mut host, hello) = Host::start(&hosted, TRIAL)?;
+    let (mut host, hello) = Host::start(&hosted, trial)?;
     hosted.limits = settings.limits_of(&hello.name);
     let bundled = BUNDLED
         .iter()
         .any(|name| file == format!("libdevmon_plugin_{name}.so"));
     let mut inline = settings.isolation_of(&hello.name, bundled) == Isolation::Inline;
-    if let (true, Err(problem)) = (inline, &copied) {
-        // Nothing but the original can be mapped, and that may be written over: not in this process.
-        debug!(
-            file,
-            problem, "no private copy: it runs in a process of its own"
-        );
-        inline = false;
-    }
+    // Nothing but the original could be mapped, and that may be written over: not in this process.
+    inline &= copied.is_ok();
     if inline {
         let config = settings.config_of(&hello.name);
-        let trial = host.make(&hello.name, &config, TRIAL);
-        let trial = trial.and_then(|made| match made {
-            Ok(_) => host.collect(TRIAL).map(drop),
+        let made = host.make(&hello.name, &config, trial);
+        let survived = made.and_then(|made| match made {
+            Ok(_) => host.collect(trial).map(drop),
             Err(_) => Ok(()), // it says politely that it can not start: it may say so inline
         });
-        if let Err(ended) = trial {
+        if let Err(ended) = survived {
             let reason = ended.0;
             warn!(
                 file,
@@ -195,33 +226,8 @@ pub fn verdict(candidate: &Candidate, settings: &Settings) -> Result<Loaded, Ref
         version: hello.version,
         preferred_interval: hello.preferred_interval_ms.map(Duration::from_millis),
         kind,
+        copy: copied.ok(),
     })
-}
-
-/// Refuses what others may write to.
-fn trusted(path: &Path) -> Result<(), Refusal> {
-    let metadata = std::fs::metadata(path).map_err(|e| Refusal::Unreadable(e.to_string()))?;
-    if !metadata.is_file() {
-        return Err(Refusal::NotARegularFile);
-    }
-    let own = rustix::process::geteuid().as_raw();
-    let untrusted = |problem: String| Err(Refusal::Untrusted(problem));
-    let owner = metadata.uid();
-    if owner != 0 && owner != own {
-        return untrusted(format!(
-            "it belongs to user {owner}, who could change what the agent runs: chown it to root or to the agent's user ({own})"
-        ));
-    }
-    let mode = metadata.mode();
-    if mode & 0o002 != 0 {
-        return untrusted("everyone may write to it: chmod o-w".into());
-    }
-    // Many systems give each user a group of the same name, and files writable for it.
-    let group = metadata.gid();
-    if mode & 0o020 != 0 && group != 0 && group != rustix::process::getegid().as_raw() {
-        return untrusted(format!("group {group} may write to it: chmod g-w"));
-    }
-    Ok(())
 }
 
 /// The candidates of a directory, in the order of their names.
@@ -234,6 +240,9 @@ pub fn candidates(dir: &Path) -> std::io::Result<Vec<Candidate>> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(e),
     };
+    let of_dir = std::fs::metadata(dir)
+        .map(|m| [m.uid(), m.gid(), m.mode()].map(i128::from))
+        .unwrap_or_default();
     let mut found = Vec::new();
     for entry in entries {
         let path = entry?.path();
@@ -242,12 +251,15 @@ pub fn candidates(dir: &Path) -> std::io::Result<Vec<Candidate>> {
         let executable = !library && is_executable(&path, &name);
         if library || executable {
             let mut stamp = stamp(&path);
-            if executable {
-                stamp.extend(self::stamp(&exec::sidecar(&path)));
-            }
+            stamp.extend(of_dir);
+            let companion = match executable {
+                true => self::stamp(&exec::sidecar(&path)),
+                false => Vec::new(),
+            };
             found.push(Candidate {
                 path,
                 stamp,
+                companion,
                 executable,
             });
         }
@@ -272,6 +284,8 @@ fn stamp(path: &Path) -> Vec<i128> {
         i128::from(m.ino()),
         i128::from(m.size()),
         i128::from(m.mode()),
+        i128::from(m.uid()),
+        i128::from(m.gid()),
         nanos(m.mtime(), m.mtime_nsec()),
         nanos(m.ctime(), m.ctime_nsec()),
     ]
@@ -330,25 +344,5 @@ mod tests {
     #[test]
     fn a_missing_directory_has_no_plugins() {
         assert_eq!(candidates(Path::new("/nonexistent/devmon")).unwrap(), []);
-    }
-
-    #[test]
-    fn what_others_may_write_to_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        assert_eq!(trusted(&put(dir.path(), "liba.so", 0o755)), Ok(()));
-        let open = trusted(&put(dir.path(), "libb.so", 0o777))
-            .unwrap_err()
-            .to_string();
-        assert!(open.contains("everyone may write to it"), "{open}");
-        if rustix::process::geteuid().is_root() {
-            let path = put(dir.path(), "libc.so", 0o755);
-            std::os::unix::fs::chown(&path, Some(12_345), None).unwrap();
-            let foreign = trusted(&path).unwrap_err().to_string();
-            assert!(foreign.contains("user 12345"), "{foreign}");
-            let path = put(dir.path(), "libd.so", 0o775);
-            std::os::unix::fs::chown(&path, None, Some(12_345)).unwrap();
-            let group = trusted(&path).unwrap_err().to_string();
-            assert!(group.contains("group 12345"), "{group}");
-        }
     }
 }

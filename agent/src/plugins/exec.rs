@@ -2,7 +2,8 @@
 //!
 //! **Standard output** is a JSON object (a tree), or lines `path value`: `queue/length 17`, `tank/level 0.5`, `state running`. A value that is no number and not `true` or `false` is a text; lines that
 //! are empty or start with `#` are skipped. **Exit code** 0: what it printed counts, nothing printed means no data; 69 (`EX_UNAVAILABLE`): nothing to measure on this machine; any other: the
-//! round failed, and the last line of its standard error says why. **Environment**: `DEVMON_SOURCE` (its name) and `DEVMON_CONFIG_JSON` (its `config` from the agent's file).
+//! round failed, and the last line of its standard error says why. **Environment**: `DEVMON_SOURCE` (its name), `DEVMON_CONFIG_JSON` (its `config` from the agent's file) and `DEVMON_FILE` (where it lies: what runs
+//! is the agent's private copy, so `$0` says nothing about files beside it).
 //! `NAME.metrics.toml` beside it describes its metrics, in the form of every plugin's `metrics.toml`.
 //!
 //! It runs with the limits of a plugin host ([`host`](super::host)) and ends with its agent. Over its time it is killed, with all processes of its group.
@@ -21,9 +22,10 @@ use devmon_core::{MetricTree, Node, Value};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::host::{self, Limits, Log};
-use super::load::Round;
+use super::load::{Refusal, Round};
 use super::source::{Answer, Made, judge};
 use super::supervise::cut;
+use super::trust;
 
 /// As for a tree of a plugin: 10 000 leaves with long names.
 const MAX_OUTPUT_BYTES: usize = 4 * 1024 * 1024;
@@ -33,7 +35,10 @@ const UNAVAILABLE: i32 = 69;
 /// An executable file and how it is run.
 #[derive(Debug, Clone)]
 pub struct ExecFile {
+    /// The operator's file.
     pub path: PathBuf,
+    /// The agent's private copy of it, which is run in its place; `None`: there can be none.
+    pub copy: Option<PathBuf>,
     pub limits: Limits,
 }
 
@@ -67,9 +72,24 @@ impl ExecFile {
         }
     }
 
+    /// A file that is run where it lies is judged each time: it may have changed since the last look at the directory.
+    fn trusted(&self) -> Result<(), Refusal> {
+        if let Some(dir) = self.path.parent() {
+            trust::directory(dir)?;
+        }
+        trust::open(&self.path).map(drop)
+    }
+
     fn run(&self, name: &str, config: &str, limit: Duration) -> std::io::Result<Answer> {
-        let mut child = host::confined(&self.path, self.limits)?
+        if self.copy.is_none()
+            && let Err(refusal) = self.trusted()
+        {
+            return Ok(Answer::Failed(refusal.to_string()));
+        }
+        let program = self.copy.as_ref().unwrap_or(&self.path);
+        let mut child = host::confined(program, self.limits)?
             .env("DEVMON_SOURCE", name)
+            .env("DEVMON_FILE", &self.path)
             .env("DEVMON_CONFIG_JSON", config)
             .process_group(0)
             .stdin(Stdio::null())
@@ -275,6 +295,24 @@ fn value_of(text: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_is_run_where_it_lies_is_judged_each_time() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("well.sh");
+        std::fs::write(&path, "#!/bin/sh\necho level 666\n").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).unwrap();
+        let file = ExecFile {
+            path,
+            copy: None,
+            limits: Limits::default(),
+        };
+        match file.collect("well", "{}", Duration::from_secs(5)) {
+            Answer::Failed(reason) => assert!(reason.contains("everyone may write"), "{reason}"),
+            other => panic!("{other:?}"),
+        }
+    }
 
     fn leaves(output: &str) -> Vec<String> {
         match parse(output.as_bytes()) {

@@ -89,6 +89,14 @@ pub enum Refusal {
     Duplicate { name: String, by: String },
 }
 
+impl Refusal {
+    /// True for what may be otherwise the next time although the file is the same: a busy machine, something that it lacks. What a file *is* does not pass.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Crashed(_) | Self::Unreadable(_))
+    }
+}
+
 /// A loaded library from which sources of one name can be made.
 #[derive(Clone)]
 pub struct Plugin {

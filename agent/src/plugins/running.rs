@@ -3,6 +3,7 @@
 //! Files that were refused and sources that are switched off are listed as well: an operator who dropped a file in sees what became of it.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,9 @@ struct Running {
     thread: Option<SourceThread>,
     supervised: Supervised,
     made: Made,
+    /// The private copy that it runs from.
+    copy: Option<PathBuf>,
+    companion: Vec<i128>,
     /// What an operator should know although the source runs: a newer file of it was refused.
     note: Option<String>,
 }
@@ -95,7 +99,7 @@ impl Sources {
         (sources, reports)
     }
 
-    /// Follows a change of the plugin directory. A source whose new file is refused goes on as it was.
+    /// Follows a change of the plugin directory. A source whose new file is refused goes on as it was, from its private copy; one without is ended.
     pub fn apply(&mut self, change: Change, settings: &Settings) -> Moves {
         self.changed = true;
         let mut moves = Moves::default();
@@ -110,6 +114,7 @@ impl Sources {
                 }
             }
             Change::Found(found) => self.found(*found, settings, &mut moves),
+            Change::Looked => {}
         }
         if !moves.gone.is_empty() {
             let waiting = self.idle.iter().filter(|(_, i)| i.duplicate);
@@ -123,14 +128,24 @@ impl Sources {
         self.idle.remove(&file);
         let loaded = match found.verdict {
             Ok(loaded) => loaded,
-            Err(refusal) => return self.refused(file, &refusal),
+            Err(refusal) => return self.refused(file, &refusal, moves),
         };
         if loaded.name == own::NAME {
             let refusal = Refusal::Duplicate {
                 name: loaded.name,
                 by: "the agent itself".into(),
             };
-            return self.refused(file, &refusal);
+            return self.refused(file, &refusal, moves);
+        }
+        let same = |r: &&mut Running| {
+            r.file == file
+                && r.name == loaded.name
+                && (r.copy.is_some() && r.copy == loaded.copy)
+                && r.companion == found.companion
+        };
+        if let Some(running) = self.running.values_mut().find(same) {
+            running.note = None; // touched, or written anew with the same content, or no longer refused
+            return;
         }
         let other = self
             .running
@@ -141,7 +156,7 @@ impl Sources {
                 name: loaded.name,
                 by: other.file.clone(),
             };
-            return self.refused(file, &refusal);
+            return self.refused(file, &refusal, moves);
         }
         self.idle
             .retain(|_, i| i.about.name != loaded.name || i.about.state != SourceState::Stopped);
@@ -164,12 +179,14 @@ impl Sources {
             }
         }
         let interval = settings.interval_of(&loaded.name, loaded.preferred_interval);
-        let number = self.add(loaded, file, settings, interval);
+        let number = self.add(loaded, found.companion, file, settings, interval);
         moves.new.push((number, interval));
     }
 
-    fn refused(&mut self, file: String, refusal: &Refusal) {
+    fn refused(&mut self, file: String, refusal: &Refusal, moves: &mut Moves) {
         warn!(file, reason = %refusal, "plugin refused");
+        // Without a copy, what runs is the very file that was refused.
+        self.take_out(|r| r.file == file && r.copy.is_none(), moves);
         if let Some(running) = self.running.values_mut().find(|r| r.file == file) {
             running.note = Some(format!(
                 "the file was changed, and refused: {refusal}; the source runs as it was before"
@@ -177,12 +194,11 @@ impl Sources {
             return;
         }
         let duplicate = matches!(refusal, Refusal::Duplicate { .. });
-        let about = idle(
-            file.clone(),
-            SourceState::Failing,
-            refusal.to_string(),
-            file,
-        );
+        let mut reason = refusal.to_string();
+        if refusal.may_pass() {
+            reason.push_str("; it is tried again, ever more seldom");
+        }
+        let about = idle(file.clone(), SourceState::Failing, reason, file);
         self.rest(about, duplicate);
     }
 
@@ -229,26 +245,41 @@ impl Sources {
         moves
     }
 
-    /// An operator wants this source to be tried again now. The reason if there is none such.
+    /// An operator wants a source to be tried again now, by its name or its file's; gives the file that has to be looked at again for that, if it has no running source.
     ///
     /// # Errors
-    /// For an operator.
-    pub fn readmit(&mut self, name: &str) -> Result<(), String> {
-        match self.running.values_mut().find(|r| r.name == name) {
-            Some(running) => {
-                self.changed |= running.supervised.readmit();
-                Ok(())
-            }
-            None => Err(format!(
-                "no source is called {name:?}; there are: {}",
-                self.names().collect::<Vec<_>>().join(", ")
-            )),
+    /// For an operator: there is none such.
+    pub fn readmit(&mut self, name: &str) -> Result<Option<String>, String> {
+        let wanted = |r: &&mut Running| r.name == name || r.file == name;
+        if let Some(running) = self.running.values_mut().find(wanted) {
+            self.changed |= running.supervised.readmit();
+            return Ok(None);
         }
+        if self.idle.contains_key(name) {
+            return Ok(Some(name.to_owned()));
+        }
+        let idle = self.idle.iter().find(|(_, i)| i.about.name == name);
+        if let Some((file, _)) = idle {
+            return Ok(Some(file.clone()));
+        }
+        let all = self.names().chain(self.idle.keys().map(String::as_str));
+        Err(format!(
+            "no source or file is called {name:?}; there are: {}",
+            all.collect::<Vec<_>>().join(", ")
+        ))
+    }
+
+    /// Private copies that sources run from.
+    #[must_use]
+    pub fn copies(&self) -> Vec<PathBuf> {
+        let each = self.running.values();
+        each.filter_map(|r| r.copy.clone()).collect()
     }
 
     fn add(
         &mut self,
         loaded: Loaded,
+        companion: Vec<i128>,
         file: String,
         settings: &Settings,
         interval: Duration,
@@ -266,6 +297,8 @@ impl Sources {
             thread: None,
             supervised: Supervised::new(&loaded.name, deadline),
             made: Made::default(),
+            copy: loaded.copy.clone(),
+            companion,
             note: None,
         };
         let number = self.next;
@@ -494,4 +527,79 @@ pub fn unknown(settings: &Settings, known: &[&str]) -> Vec<String> {
             None => format!("[sources.{name}] is configured, but no plugin is called so"),
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Flags;
+    use crate::plugins::exec::ExecFile;
+
+    fn found(copy: Option<&str>, verdict: Result<(), Refusal>) -> Change {
+        let copy = copy.map(PathBuf::from);
+        let verdict = verdict.map(|()| Loaded {
+            name: "well".into(),
+            version: None,
+            preferred_interval: None,
+            kind: Kind::Exec(ExecFile {
+                path: "/nowhere/well.sh".into(),
+                copy: copy.clone(),
+                limits: super::super::host::Limits::default(),
+            }),
+            copy,
+        });
+        Change::Found(Box::new(Found {
+            path: "/nowhere/well.sh".into(),
+            verdict,
+            companion: Vec::new(),
+        }))
+    }
+
+    fn refusal() -> Result<(), Refusal> {
+        Err(Refusal::Untrusted("everyone may write to it".into()))
+    }
+
+    fn settings() -> Settings {
+        let flags = Flags {
+            device: Some("d".parse().unwrap()),
+            ..Flags::default()
+        };
+        Settings::resolve(&flags, |_| None).unwrap()
+    }
+
+    #[test]
+    fn what_is_refused_runs_on_from_its_copy_and_ends_without_one() {
+        let settings = settings();
+        for copy in [Some("/private/well-1.sh"), None] {
+            let (mut sources, _reports) = Sources::start(Vec::new(), &settings, |i| i);
+            assert_eq!(sources.apply(found(copy, Ok(())), &settings).new.len(), 1);
+            let moves = sources.apply(found(copy, refusal()), &settings);
+            assert_eq!(moves.gone.len(), usize::from(copy.is_none()));
+            assert_eq!(sources.copies().len(), usize::from(copy.is_some()));
+            let (about, _) = sources.about();
+            let state = if copy.is_some() {
+                SourceState::Ok
+            } else {
+                SourceState::Failing
+            };
+            assert_eq!(about[0].state, state);
+            let reason = about[0].reason.as_deref().unwrap();
+            assert!(reason.contains("everyone may write to it"), "{reason}");
+
+            // Closed to others again, with the same content: the source that runs is not touched.
+            let moves = sources.apply(found(copy, Ok(())), &settings);
+            assert_eq!(moves.new.len(), usize::from(copy.is_none()));
+            assert_eq!(sources.about().0[0].reason, None);
+        }
+    }
+
+    #[test]
+    fn a_file_without_a_source_can_be_tried_again_by_its_name() {
+        let settings = settings();
+        let (mut sources, _reports) = Sources::start(Vec::new(), &settings, |i| i);
+        sources.apply(found(None, refusal()), &settings);
+        assert_eq!(sources.readmit("well.sh"), Ok(Some("well.sh".into())));
+        let nobody = sources.readmit("nobody").unwrap_err();
+        assert!(nobody.contains("there are: well.sh"), "{nobody}");
+    }
 }

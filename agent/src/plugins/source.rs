@@ -7,6 +7,7 @@
 //! Three kinds answer the same orders: a library **inline**, in this thread; a library in a **process** of its own ([`host`](super::host)), which is killed when it takes too long; and an
 //! **executable** that is run each time ([`exec`](super::exec)).
 
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
@@ -18,9 +19,10 @@ use tokio::sync::mpsc;
 use super::exec::ExecFile;
 use super::host::{Ended, Host, HostedPlugin};
 use super::load::{Abi, LoadedSource, Plugin, Refusal, Round};
+use super::trust;
 
 /// Stack of a source's thread. Plugins parse files and walk trees of at most 16 levels; pages are only paid for when touched.
-const STACK_BYTES: usize = 512 * 1024;
+pub(super) const STACK_BYTES: usize = 512 * 1024;
 
 /// What a source's thread says. `source` is its index in the list of all.
 #[derive(Debug)]
@@ -62,6 +64,8 @@ pub struct Loaded {
     /// The interval that suits it, if it has an opinion.
     pub preferred_interval: Option<Duration>,
     pub kind: Kind,
+    /// The private copy that it runs from; `None`: it runs from the operator's own file.
+    pub copy: Option<PathBuf>,
 }
 
 /// How a source runs.
@@ -206,6 +210,9 @@ fn make(loaded: &Loaded, config: &str, limit: Duration) -> Result<(Source, Made)
             Ok((Source::Inline(source), made))
         }
         Kind::Process(hosted, _) => {
+            if loaded.copy.is_none() {
+                trust::open(&hosted.path).map_err(|e| Answer::NotStarted(e.to_string()))?;
+            }
             let (mut host, _) = Host::start(hosted, limit).map_err(|refusal| match refusal {
                 Refusal::Crashed(reason) => Answer::Crashed(reason),
                 polite => Answer::NotStarted(polite.to_string()),

@@ -1,17 +1,18 @@
-//! New, changed and removed files of the plugin directory, while the agent runs.
+//! New, changed and removed files of the plugin directory, while the agent runs; and the first look at them all, when it starts.
 //!
-//! **Promises** that a change takes effect within five seconds, that a file is looked at only when it has stayed the same for [`SETTLE`] (a copy under way is not), and that content that
-//! did not change changes nothing. inotify says when to look, never what happened: its order is not dependable, its limits are low, and network file systems say nothing. So each
-//! event means "look soon", and the directory is looked at every [`RESCAN`] in any case.
+//! **Promises** that a change takes effect within five seconds, whatever other files do ([`looks`](super::looks)), also when another directory is put in the place of this one. inotify
+//! says when to look, never what happened: its order is not dependable, its limits are low, and network file systems say nothing. So each event means "look soon", and the
+//! directory is looked at every [`RESCAN`] in any case. Each file is looked at on a thread of its own, and its verdict goes to the daemon as it comes.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
@@ -19,93 +20,124 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 use super::directory::{Candidate, Found, candidates, verdict};
-use super::source::{Kind, Loaded};
+use super::load::Refusal;
+use super::looks::Looks;
+use super::{copy, source};
 use crate::config::Settings;
 
-/// A file that is being written changes more often than this.
-pub const SETTLE: Duration = Duration::from_secs(1);
-/// For whatever says nothing: network file systems, a directory that is made later.
+/// For whatever says nothing: network file systems, limits of inotify.
 pub const RESCAN: Duration = Duration::from_secs(30);
-/// The same while there is no directory to watch.
-const RESCAN_MISSING: Duration = Duration::from_secs(3);
+/// The same while there is no directory to watch, or where links lead to it: what becomes of a link is not said.
+const RESCAN_BLIND: Duration = Duration::from_secs(2);
 /// Events within this are one change.
 const DEBOUNCE: Duration = Duration::from_millis(300);
+/// Between two listings of the directory, whatever is due.
+const PAUSE: Duration = Duration::from_millis(50);
+/// For a child to load a file, to make a source, and for its first round; each. Nobody waits for one that is slow, so it may be slow: a machine that starts is busy.
+const TRIAL: Duration = Duration::from_secs(10);
 const STACK_BYTES: usize = 256 * 1024;
 
 /// What happened to a file.
 pub enum Change {
-    /// It is new or has changed.
+    /// It is new, has changed, or was to be looked at again.
     Found(Box<Found>),
     Removed {
         file: String,
     },
+    /// All files that were there at the start have been looked at.
+    Looked,
 }
 
 enum Command {
     /// Look at this file again although it has not changed.
     Again(String),
     Settings(Arc<Settings>),
+    /// This many changes were followed; these copies are in use now.
+    Followed(usize, Vec<PathBuf>),
+    Judged(Box<Found>),
+    End,
+}
+
+/// Reaches the watching thread, and wakes it.
+#[derive(Clone)]
+struct Bell {
+    commands: Sender<Command>, // a few words of the daemon's, and a verdict for each look that is under way
+    waker: Arc<UnixStream>,
+}
+
+impl Bell {
+    fn send(&self, command: Command) {
+        let _ = self.commands.send(command);
+        let _ = (&*self.waker).write(&[1]); // full: it is awake
+    }
 }
 
 /// The daemon's end of the watching thread. Dropping it ends the thread.
-pub struct Watch {
-    commands: Sender<Command>,
-    waker: UnixStream,
-}
+pub struct Watch(Bell);
 
 impl Watch {
-    /// Starts to watch; `seen` are the candidates that were looked at already.
+    /// Looks at these candidates at once, and watches from then on.
     ///
     /// # Errors
     /// When the system has no thread or descriptor left.
     pub fn start(
         settings: Arc<Settings>,
-        seen: Vec<Candidate>,
+        first: Vec<Candidate>,
         changes: mpsc::Sender<Change>,
     ) -> std::io::Result<Self> {
         let (waker, woken) = UnixStream::pair()?;
         waker.set_nonblocking(true)?;
         woken.set_nonblocking(true)?;
-        let (commands, inbox) = channel(); // a few words of the daemon's
+        let (commands, inbox) = channel();
+        let waker = Arc::new(waker);
+        let bell = Bell { commands, waker };
         let thread = std::thread::Builder::new()
             .name("plugins".into())
             .stack_size(STACK_BYTES);
         let mut directory = Directory {
             settings,
-            seen: seen.into_iter().map(|c| (c.file(), Some(c))).collect(),
-            changing: BTreeMap::new(),
-            loaded: BTreeMap::new(),
-            again: BTreeSet::new(),
+            looks: Looks::new(first),
+            bell: bell.clone(),
+            starting: true,
+            followed: 0,
+            in_use: None,
         };
         thread.spawn(move || directory.run(&woken, &inbox, &changes))?;
-        Ok(Self { commands, waker })
+        Ok(Self(bell))
     }
 
     /// Looks at a file again although it has not changed.
     pub fn again(&self, file: &str) {
-        self.send(Command::Again(file.to_owned()));
+        self.0.send(Command::Again(file.to_owned()));
     }
 
     /// From now on, these settings count; files are not looked at again for that.
     pub fn settings(&self, settings: Arc<Settings>) {
-        self.send(Command::Settings(settings));
+        self.0.send(Command::Settings(settings));
     }
 
-    fn send(&self, command: Command) {
-        let _ = self.commands.send(command);
-        let _ = (&self.waker).write(&[1]); // full: it is awake
+    /// So many changes ([`Change::Looked`] is none) were followed, and these private copies are what runs now: others may go.
+    pub fn followed(&self, changes: usize, in_use: Vec<PathBuf>) {
+        self.0.send(Command::Followed(changes, in_use));
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.send(Command::End);
     }
 }
 
 struct Directory {
     settings: Arc<Settings>,
-    /// As they were when they were looked at; `None`: known to be gone.
-    seen: BTreeMap<String, Option<Candidate>>,
-    /// Different from that at the last look, and not known to have settled.
-    changing: BTreeMap<String, Option<Candidate>>,
-    /// Which copy was loaded last.
-    loaded: BTreeMap<String, PathBuf>,
-    again: BTreeSet<String>,
+    looks: Looks,
+    bell: Bell,
+    /// Not everything that was there at the start has been looked at.
+    starting: bool,
+    /// Changes that the daemon has been told of and has not followed yet.
+    followed: usize,
+    /// Copies that are in use, until the others are removed.
+    in_use: Option<Vec<PathBuf>>,
 }
 
 impl Directory {
@@ -115,112 +147,136 @@ impl Directory {
         commands: &Receiver<Command>,
         changes: &mpsc::Sender<Change>,
     ) {
-        let mut watched = None;
+        let mut watched = Watched::new(&self.settings.plugin_dir);
+        let mut pause = PAUSE;
         loop {
-            if watched.is_none() {
-                watched = watch(&self.settings.plugin_dir);
+            while let Some(candidate) = self.looks.next(Instant::now()) {
+                self.look_at(candidate);
             }
-            let sleep = match (&watched, self.changing.is_empty()) {
-                (_, false) => SETTLE,
-                (Some(_), true) => RESCAN,
-                (None, true) => RESCAN_MISSING,
-            };
-            wait(watched.as_ref(), woken, sleep);
-            loop {
-                match commands.try_recv() {
-                    Ok(Command::Again(file)) => {
-                        self.again.insert(file);
-                    }
-                    Ok(Command::Settings(settings)) => {
-                        if settings.plugin_dir != self.settings.plugin_dir {
-                            watched = None;
-                        }
-                        self.settings = settings;
-                    }
-                    Err(TryRecvError::Empty) => break,
-                    Err(TryRecvError::Disconnected) => return,
+            if self.looks.idle() {
+                if std::mem::take(&mut self.starting)
+                    && changes.blocking_send(Change::Looked).is_err()
+                {
+                    return;
+                }
+                if self.followed == 0 {
+                    self.clean();
                 }
             }
-            for change in self.look() {
+            let now = Instant::now();
+            let due = self.looks.due(now);
+            let due = due.map_or(RESCAN, |at| at.saturating_duration_since(now).max(pause));
+            wait(&watched, woken, due.min(watched.rescan()));
+            pause = PAUSE;
+            let mut told = Vec::new();
+            loop {
+                match commands.try_recv() {
+                    Ok(Command::Again(file)) => self.looks.again(file),
+                    Ok(Command::Settings(settings)) => self.settings = settings,
+                    Ok(Command::Followed(changes, in_use)) => {
+                        self.followed = self.followed.saturating_sub(changes);
+                        self.in_use = Some(in_use);
+                    }
+                    Ok(Command::Judged(found)) => {
+                        let may_pass = found.verdict.as_ref().err().is_some_and(Refusal::may_pass);
+                        if self.looks.ended(Instant::now(), &found.file(), may_pass) {
+                            told.push(Change::Found(found));
+                        }
+                    }
+                    Err(TryRecvError::Empty) => break,
+                    Ok(Command::End) | Err(TryRecvError::Disconnected) => return,
+                }
+            }
+            // Before the listing: what changes after it is said.
+            if watched.is_of_yesterday(&self.settings.plugin_dir) {
+                watched = Watched::new(&self.settings.plugin_dir);
+            }
+            match candidates(&self.settings.plugin_dir) {
+                Ok(listed) => {
+                    let gone = self.looks.listed(Instant::now(), listed);
+                    told.extend(gone.into_iter().map(|file| Change::Removed { file }));
+                }
+                Err(e) => {
+                    warn!(error = %e, "the plugin directory can not be listed");
+                    pause = RESCAN_BLIND;
+                }
+            }
+            self.followed += told.len();
+            for change in told {
                 if changes.blocking_send(change).is_err() {
                     return; // the daemon is gone
                 }
             }
-            if !self.settings.plugin_dir.is_dir() {
-                watched = None;
-            }
         }
     }
 
-    /// One look: what has settled since the last one.
-    fn look(&mut self) -> Vec<Change> {
-        let now = match candidates(&self.settings.plugin_dir) {
-            Ok(now) => now,
-            Err(e) => {
-                warn!(error = %e, "the plugin directory can not be listed");
-                return Vec::new();
-            }
-        };
-        let mut now: BTreeMap<String, Option<Candidate>> =
-            now.into_iter().map(|c| (c.file(), Some(c))).collect();
-        for file in self.seen.keys() {
-            now.entry(file.clone()).or_insert(None);
+    fn look_at(&self, candidate: Candidate) {
+        let (bell, settings) = (self.bell.clone(), self.settings.clone());
+        let of = candidate.clone();
+        let thread = std::thread::Builder::new()
+            .name("look".into())
+            .stack_size(source::STACK_BYTES);
+        let spawned = thread.spawn(move || {
+            let judged = catch_unwind(AssertUnwindSafe(|| verdict(&candidate, &settings, TRIAL)));
+            let verdict =
+                judged.unwrap_or_else(|_| Err(Refusal::Crashed("looking at it failed".into())));
+            bell.send(Command::Judged(Box::new(Found::new(candidate, verdict))));
+        });
+        if let Err(e) = spawned {
+            let refusal = Refusal::Crashed(format!("no thread could be started for it: {e}"));
+            let found = Found::new(of, Err(refusal));
+            self.bell.send(Command::Judged(Box::new(found)));
         }
-        let mut changes = Vec::new();
-        for (file, candidate) in now {
-            let again = self.again.remove(&file);
-            let settled = self.changing.get(&file) == Some(&candidate);
-            let known = self.seen.get(&file).unwrap_or(&None) == &candidate;
-            if known && !again {
-                self.changing.remove(&file);
-                continue;
-            }
-            if !settled && !again {
-                self.changing.insert(file, candidate);
-                continue;
-            }
-            self.changing.remove(&file);
-            self.seen.insert(file.clone(), candidate.clone());
-            changes.extend(self.change(file, candidate, again));
-        }
-        changes
     }
 
-    fn change(
-        &mut self,
-        file: String,
-        candidate: Option<Candidate>,
-        again: bool,
-    ) -> Option<Change> {
-        let Some(candidate) = candidate else {
-            self.seen.remove(&file);
-            self.loaded.remove(&file);
-            return Some(Change::Removed { file });
-        };
-        let verdict = verdict(&candidate, &self.settings);
-        let copy = verdict.as_ref().ok().and_then(copy_of);
-        if let Some(copy) = copy {
-            let before = self.loaded.insert(file, copy.clone());
-            if before == Some(copy) && !again {
-                return None; // touched, or written anew with the same content
-            }
+    /// Removes copies that nothing runs from. What is mapped stays mapped without its file.
+    fn clean(&mut self) {
+        if let (Some(in_use), Some(dir)) = (self.in_use.take(), self.settings.private_plugins()) {
+            let later: Vec<&str> = self.looks.later().collect();
+            copy::clean(&dir, |copy| {
+                in_use.iter().any(|used| used == copy)
+                    || later.iter().any(|file| copy::may_be_of(copy, file))
+            });
         }
-        let path = candidate.path;
-        Some(Change::Found(Box::new(Found { path, verdict })))
     }
 }
 
-/// The private copy behind a library, whose name says what is in it.
-#[must_use]
-pub fn copy_of(loaded: &Loaded) -> Option<PathBuf> {
-    match &loaded.kind {
-        Kind::Inline(plugin) => Some(plugin.path.clone()),
-        Kind::Process(hosted, _) => Some(hosted.path.clone()),
-        Kind::Exec(_) => None,
+/// A directory that inotify tells of, known by device and inode: its path may lead to another one tomorrow.
+struct Watched {
+    fd: Option<OwnedFd>,
+    identity: Option<(u64, u64)>,
+    linked: bool,
+}
+
+impl Watched {
+    fn new(dir: &Path) -> Self {
+        let identity = identity(dir);
+        let absolute = std::path::absolute(dir).ok();
+        Self {
+            fd: inotify_of(dir),
+            identity,
+            linked: std::fs::canonicalize(dir).ok() != absolute,
+        }
+    }
+
+    fn is_of_yesterday(&self, dir: &Path) -> bool {
+        self.fd.is_none() || self.identity != identity(dir)
+    }
+
+    fn rescan(&self) -> Duration {
+        match (&self.fd, self.linked) {
+            (Some(_), false) => RESCAN,
+            _ => RESCAN_BLIND,
+        }
     }
 }
 
-fn watch(dir: &Path) -> Option<OwnedFd> {
+fn identity(dir: &Path) -> Option<(u64, u64)> {
+    let metadata = std::fs::metadata(dir).ok()?;
+    metadata.is_dir().then(|| (metadata.dev(), metadata.ino()))
+}
+
+fn inotify_of(dir: &Path) -> Option<OwnedFd> {
     let fd = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC).ok()?;
     let what = inotify::WatchFlags::CLOSE_WRITE
         | inotify::WatchFlags::MOVED_TO
@@ -236,9 +292,9 @@ fn watch(dir: &Path) -> Option<OwnedFd> {
 }
 
 /// Until something happens, or the time is over; then a moment more, and whatever was said is taken off.
-fn wait(watched: Option<&OwnedFd>, woken: &UnixStream, limit: Duration) {
+fn wait(watched: &Watched, woken: &UnixStream, limit: Duration) {
     let mut waits = vec![PollFd::new(woken, PollFlags::IN)];
-    waits.extend(watched.map(|fd| PollFd::new(fd, PollFlags::IN)));
+    waits.extend(watched.fd.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
     let happened = poll(&mut waits, Timespec::try_from(limit).ok().as_ref()).unwrap_or(0) > 0;
     if !happened {
         return;
@@ -247,8 +303,41 @@ fn wait(watched: Option<&OwnedFd>, woken: &UnixStream, limit: Duration) {
         std::thread::sleep(DEBOUNCE);
     }
     let mut buffer = [0; 4096];
-    if let Some(fd) = watched {
+    if let Some(fd) = &watched.fd {
         while rustix::io::read(fd, &mut buffer).is_ok_and(|n| n > 0) {}
     }
     while rustix::io::read(woken, &mut buffer).is_ok_and(|n| n > 0) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_put_in_the_place_of_another_is_watched_in_its_place() {
+        let place = tempfile::tempdir().unwrap();
+        let (dir, other) = (place.path().join("plugins"), place.path().join("other"));
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::create_dir(&other).unwrap();
+        let watched = Watched::new(&dir);
+        assert!(!watched.is_of_yesterday(&dir));
+        std::fs::rename(&dir, place.path().join("old")).unwrap();
+        assert!(watched.is_of_yesterday(&dir), "there is none");
+        std::fs::rename(&other, &dir).unwrap();
+        assert!(watched.is_of_yesterday(&dir), "it is another");
+        assert!(!Watched::new(&dir).is_of_yesterday(&dir));
+        assert!(Watched::new(&place.path().join("none")).is_of_yesterday(&dir));
+    }
+
+    #[test]
+    fn what_becomes_of_a_link_is_found_out_by_looking() {
+        let place = tempfile::tempdir().unwrap();
+        let place = place.path().canonicalize().unwrap();
+        let (dir, link) = (place.join("plugins"), place.join("link"));
+        std::fs::create_dir(&dir).unwrap();
+        std::os::unix::fs::symlink(&dir, &link).unwrap();
+        assert_eq!(Watched::new(&dir).rescan(), RESCAN);
+        assert_eq!(Watched::new(&link).rescan(), RESCAN_BLIND);
+        assert_eq!(Watched::new(&place.join("none")).rescan(), RESCAN_BLIND);
+    }
 }

@@ -1,9 +1,9 @@
 //! What an operator and the service manager tell a running agent, and hear from it; and what it does while its clock is wrong.
 
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::process::{Command, Output};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value as Json;
 
@@ -82,23 +82,71 @@ fn status_says_how_the_running_agent_does() {
     agent.ended();
 }
 
+/// Takes two minutes: the back-off between eight crashes, 1 s, 2 s, … 64 s.
 #[test]
 fn an_operator_lets_a_quarantined_source_in_again() {
     let broker = Broker::start();
     let mut sub = broker.subscribe("devmon/#");
     let plugins = Plugins::with(&["two-a"]);
-    let _agent = publish("c3", &broker, &plugins, &["--interval", "200ms"]);
+    plugins.c_as("bad", "libbad.so", &["MODE=EXIT", "VERSION=1"]);
+    let running = publish("c3", &broker, &plugins, &["--interval", "200ms"]);
     sub.wait_for("metrics", metrics);
-    let retried = run(&["retry", "two-a"], &plugins);
+    let until = Instant::now() + Duration::from_secs(240);
+    let bad = loop {
+        let status = status(&plugins);
+        let bad = source(&status, "bad").clone();
+        if bad["state"] == "quarantined" {
+            break bad;
+        }
+        assert!(Instant::now() < until, "{bad}: {}", running.seen());
+        std::thread::sleep(Duration::from_millis(500)); // polls; `about` could be waited for, but not for so long
+    };
+    let reason = bad["reason"].as_str().unwrap();
     assert!(
-        text(&retried.stdout).contains("two-a is tried again"),
+        reason.contains("crashed 8 times") && reason.contains("devmon-agent retry bad"),
+        "{reason}"
+    );
+    let retried = run(&["retry", "bad"], &plugins);
+    assert!(
+        text(&retried.stdout).contains("bad is tried again"),
         "{retried:?}"
     );
+    // It is made anew and has its two good rounds.
+    let quarantined = running.seen().matches("licence has run out").count();
+    let until = Instant::now() + DEADLINE;
+    while running.seen().matches("licence has run out").count() == quarantined {
+        assert!(Instant::now() < until, "{}", running.seen());
+        std::thread::sleep(Duration::from_millis(50)); // polls; the log has no lock to wait on
+    }
+    assert_eq!(source(&status(&plugins), "bad")["state"], "failing");
     let unknown = failed(&run(&["retry", "nobody"], &plugins));
     assert!(
-        unknown.contains("no source is called \"nobody\"; there are: two-a"),
+        unknown.contains("no source or file is called \"nobody\"; there are: ")
+            && unknown.contains("two-a"),
         "{unknown}"
     );
+}
+
+#[test]
+fn the_control_socket_outlives_a_lack_of_descriptors() {
+    let broker = Broker::start();
+    let mut sub = broker.subscribe("devmon/#");
+    let plugins = Plugins::with(&[]);
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 40; exec \"$0\" \"$@\""]);
+    command.arg(env!("CARGO_BIN_EXE_devmon-agent"));
+    command.args(["run", "--device", "c8", "--mqtt", &broker.url()]);
+    command.arg("--plugin-dir").arg(plugins.0.path());
+    command.arg("--state-dir").arg(plugins.path("state"));
+    let mut running = Process::errors_of(&mut command);
+    sub.wait_for("about", |line| json(line, "/about"));
+    let socket = plugins.path("state/control.sock");
+    let idle: Vec<_> = (0..60)
+        .map(|_| UnixStream::connect(&socket).unwrap())
+        .collect();
+    running.wait_for_line("the control socket takes nobody in");
+    drop(idle);
+    assert_eq!(status(&plugins)["device"], "c8");
 }
 
 #[test]
