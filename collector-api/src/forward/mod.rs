@@ -68,7 +68,9 @@ pub fn pin_all(data_dir: &Path, pins: &Pins) {
     let cursors = files
         .flatten()
         .filter_map(|file| cursor::read(&file.path()).ok()?);
-    cursors.for_each(|at| pins.pin(at).keep());
+    for at in cursors {
+        let _held = pins.pin(at); // until the store is closed
+    }
 }
 
 /// Targets whose part of the journal is kept already, before the store is opened.

@@ -161,6 +161,11 @@ impl Reader {
         Ok(())
     }
 
+    /// It will not be read on from here: the journal need not be kept.
+    pub(super) fn give_up(&self) {
+        self.pin.release();
+    }
+
     /// Bytes of journal that are not dealt with.
     pub(super) fn behind(&self) -> Result<u64, StoreError> {
         Ok(self.store.follow(self.cursor.at(), 0)?.behind_bytes)

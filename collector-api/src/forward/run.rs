@@ -103,10 +103,15 @@ impl Forwarder {
     ) -> Option<T> {
         let reader = self.reader.clone();
         let done = tokio::task::spawn_blocking(move || step(&mut lock(&reader))).await;
-        // It panicked, or the runtime ends.
-        done.inspect_err(
-            |error| tracing::error!(%error, "forwarding: reading failed, this is a defect"),
-        )
+        done.inspect_err(|error| {
+            if error.is_panic() {
+                tracing::error!(
+                    to = self.target.name,
+                    "forwarding ends, this is a defect; the journal is no longer kept for it"
+                );
+                lock(&self.reader).give_up();
+            }
+        })
         .ok()
     }
 

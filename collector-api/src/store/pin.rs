@@ -1,7 +1,7 @@
 //! What of the journal is kept for those who read it behind the store's back (`forward`), although it is in the database.
 //!
 //! A seal trims the journal up to the oldest place that is held, and no further. How far a reader may stay behind is the reader's business: whoever holds a place for ever fills the
-//! disk. A hold ends with its owner.
+//! disk. A hold does not end with its owner: when the collector ends, seals may still be made after the last reader is gone.
 
 use std::sync::{Arc, Mutex};
 
@@ -31,7 +31,7 @@ impl Pins {
     }
 }
 
-/// One held place. Dropped, it is held no more.
+/// One held place. Held until it is [released](Self::release), or the store is closed.
 #[derive(Debug)]
 pub struct Pin {
     pins: Pins,
@@ -44,21 +44,15 @@ impl Pin {
         self.set(Some(to));
     }
 
-    /// Holds it for as long as the store is open.
-    pub fn keep(self) {
-        std::mem::forget(self);
+    /// It is held no more.
+    pub fn release(&self) {
+        self.set(None);
     }
 
     fn set(&self, to: Option<Position>) {
         if let Some(place) = lock(&self.pins.0).get_mut(self.place) {
             *place = to;
         }
-    }
-}
-
-impl Drop for Pin {
-    fn drop(&mut self) {
-        self.set(None);
     }
 }
 
@@ -75,9 +69,9 @@ mod tests {
         assert_eq!(pins.oldest(), Some(at(3)));
         a.move_to(at(7));
         assert_eq!(pins.oldest(), Some(at(5)));
-        drop(b);
+        b.release();
         assert_eq!(pins.oldest(), Some(at(7)));
-        drop(a);
+        a.release();
         assert_eq!(pins.oldest(), None);
     }
 }

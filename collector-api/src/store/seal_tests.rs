@@ -606,5 +606,5 @@ fn what_is_pinned_of_the_journal_stays_and_is_read_in_order() {
     store.seal_now().unwrap();
     let (_, none) = seen(Position::START, 0);
     assert!(none.oldest.segment > 0, "{none:?}");
-    drop(pin);
+    pin.release();
 }

@@ -12,6 +12,9 @@ use serde_json::Value as Json;
 /// For what takes as long as other work on the machine lets it.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
+/// Of the API, where a test configures one.
+pub(crate) const TOKEN: &str = "0123456789abcdef";
+
 pub(crate) struct Collector {
     child: Child,
     http: SocketAddr,
@@ -94,6 +97,19 @@ impl Collector {
         get(self.http, url).1
     }
 
+    pub(crate) fn forget(&self, device: &str) {
+        let mut stream = TcpStream::connect(self.http).unwrap();
+        let (addr, url) = (self.http, format!("/api/v1/devices/{device}"));
+        write!(
+            stream,
+            "DELETE {url} HTTP/1.0\r\nhost: {addr}\r\nauthorization: Bearer {TOKEN}\r\n\r\n"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.contains(" 204 "), "{answer}");
+    }
+
     /// What it says of its only target.
     pub(crate) fn target(&self) -> Json {
         let status: Json = serde_json::from_str(&self.get("/api/v1/status")).unwrap();
@@ -111,7 +127,11 @@ impl Drop for Collector {
 /// Status and body. HTTP/1.0, so that it comes in one piece.
 pub(crate) fn get(addr: SocketAddr, url: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(addr).unwrap();
-    write!(stream, "GET {url} HTTP/1.0\r\nhost: {addr}\r\n\r\n").unwrap();
+    write!(
+        stream,
+        "GET {url} HTTP/1.0\r\nhost: {addr}\r\nauthorization: Bearer {TOKEN}\r\n\r\n"
+    )
+    .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();

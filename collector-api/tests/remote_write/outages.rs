@@ -1,6 +1,8 @@
 //! Receivers that are down, collectors that are killed: nothing is missing, or it is counted.
 
-use crate::collector::{Collector, frames, now_ms, wait_for};
+use std::process::Command;
+
+use crate::collector::{Collector, TOKEN, frames, now_ms, wait_for};
 use crate::gate::{Gate, Way};
 use crate::receivers::{Kind, Receiver, free_addr};
 
@@ -121,6 +123,59 @@ fn what_was_forwarded_before_a_restart_is_not_sent_again() {
     collector.publish("d", "metrics", &frames(50, 1, begin));
     wait_for("news is sent", || {
         (collector.target()["samples_sent"] != 0).then_some(())
+    });
+    assert_eq!(collector.target()["samples_sent"], 10);
+}
+
+/// The commands that open a store know no configuration, and seal.
+#[test]
+fn a_store_at_rest_keeps_what_waits_to_be_forwarded() {
+    let dir = tempfile::tempdir().unwrap();
+    let addr = free_addr();
+    let url = Receiver::url(addr);
+    let config =
+        format!("{SMALL_SEALS}[[remote_write]]\nurl = '{url}'\nname = 'x'\nmax_delay = '10ms'\n");
+    let begin = now_ms() - 60_000;
+    let collector = Collector::start(dir.path(), &config);
+    for part in 0..3 {
+        collector.publish("d", "metrics", &frames(part * 333, 333, begin));
+    }
+    collector.stop();
+    for _ in 0..2 {
+        let compacted = Command::new(env!("CARGO_BIN_EXE_devmon-collector"))
+            .args(["compact", "--data-dir"])
+            .arg(dir.path().join("data"))
+            .output()
+            .unwrap();
+        assert!(compacted.status.success(), "{compacted:?}");
+    }
+    let receiver = Receiver::start(Kind::VictoriaMetrics, addr, dir.path());
+    let _collector = Collector::start(dir.path(), &config);
+    wait_for("all are there", || {
+        (receiver.times_of_v0("d").len() == 999).then_some(())
+    });
+    assert_eq!(receiver.times_of_v0("d"), times(999, begin));
+}
+
+#[test]
+fn samples_of_a_forgotten_device_are_not_forwarded_but_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let gate = Gate::open(None, &[Way::Answer("503 Service Unavailable")]);
+    let token = dir.path().join("token"); // forgetting asks for one
+    std::fs::write(&token, TOKEN).unwrap();
+    let config = format!(
+        "api_token_file = '{}'\n[[remote_write]]\nurl = 'http://{}/w'\nmax_samples = 10\nmax_delay = '10ms'\n",
+        token.display(),
+        gate.addr
+    );
+    let collector = Collector::start(dir.path(), &config);
+    collector.publish("kept", "metrics", &frames(0, 1, now_ms()));
+    wait_for("it is tried", || (gate.seen() > 0).then_some(()));
+    collector.publish("gone", "metrics", &frames(0, 3, now_ms()));
+    collector.forget("gone");
+    gate.all(Way::Answer("204 No Content"));
+    wait_for("they are counted", || {
+        (collector.target()["samples_dropped"]["device_forgotten"] == 30).then_some(())
     });
     assert_eq!(collector.target()["samples_sent"], 10);
 }
