@@ -159,6 +159,12 @@ impl Writer {
                 let about = written["description"].as_str().unwrap_or_default();
                 written["description"] = format!("{about} {}", problems::when(*kind)).into();
                 written["content"]["application/problem+json"] = self.problem();
+                if let Some(name) = problems::header(*kind) {
+                    // The other kind of answer does not have it.
+                    let mut header = headers()[name].clone();
+                    header["required"] = false.into();
+                    written["headers"][name] = header;
+                }
             }
             all.insert(status, written);
         }
@@ -198,7 +204,7 @@ impl Writer {
         for (media, schema) in answer.forms {
             content.insert((*media).to_owned(), self.form(*schema));
             let example = serde_json::from_str::<Json>(answer.example);
-            if let Ok(example) = example {
+            if let (Ok(example), Some(_)) = (example, schema) {
                 content[*media]["example"] = example;
             }
         }
