@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 use warp::filters::BoxedFilter;
 use warp::http::Method;
 use warp::http::header::{AUTHORIZATION, HOST, HeaderMap};
+use warp::hyper::body::Bytes;
 use warp::path::FullPath;
 use warp::reply::Response;
 use warp::{Filter, Rejection, Reply, path};
@@ -27,8 +28,8 @@ const PROBES_AT_ONCE: usize = 4;
 /// How long the store has to say how it is. A disk may take a second for an fsync; one that takes longer than this hangs.
 const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Longest form: eight times the longest query.
-const MAX_FORM_BYTES: usize = 64 << 10;
+/// Longest body of a call: a form eight times the longest query, a patch five times what all labels take.
+const MAX_BODY_BYTES: usize = 64 << 10;
 
 /// Whether a call needs the token, if there is one.
 #[derive(Clone, Copy)]
@@ -52,9 +53,10 @@ pub fn routes(front: Arc<Front>) -> BoxedFilter<(Response,)> {
             path!("api" / "v1" / "devices").map(none),
             Handler::Store(endpoints::devices),
         ),
-        r.get_or_delete(
+        r.get_or_change(
             path!("api" / "v1" / "devices" / Segment),
             Handler::Store(endpoints::device),
+            Handler::Store(endpoints::patch),
             Handler::Store(endpoints::forget),
         ),
         r.get(
@@ -184,6 +186,7 @@ pub fn routes(front: Arc<Front>) -> BoxedFilter<(Response,)> {
 struct Route {
     access: Access,
     get: Handler,
+    patch: Option<Handler>,
     delete: Option<Handler>,
     /// A POST asks the same as a GET, with a form for the query string.
     post: bool,
@@ -198,29 +201,30 @@ impl Route {
         if reads || matches!(self.get, Handler::Nothing) {
             return Ok(self.get);
         }
-        match self.delete {
-            Some(delete) if call.method == Method::DELETE => {
-                // Whoever may sit at this machine may look; to take away, one must have been trusted.
-                if front.token.is_none() {
-                    return Err(Problem::new(
-                        Kind::Forbidden,
-                        "a device is forgotten only for the holder of a token: set api_token_file, and send the token",
-                    ));
-                }
-                Ok(delete)
-            }
-            delete => {
-                let possible = if delete.is_some() {
-                    "GET, HEAD, DELETE"
-                } else if self.post {
-                    "GET, HEAD, POST"
-                } else {
-                    "GET, HEAD"
-                };
-                let detail = format!("{} is not possible here; {possible} are", call.method);
-                Err(Problem::new(Kind::MethodNotAllowed(possible), detail))
-            }
+        let change = match call.method {
+            Method::PATCH => self.patch,
+            Method::DELETE => self.delete,
+            _ => None,
+        };
+        let Some(change) = change else {
+            let possible = if self.patch.is_some() || self.delete.is_some() {
+                "GET, HEAD, PATCH, DELETE"
+            } else if self.post {
+                "GET, HEAD, POST"
+            } else {
+                "GET, HEAD"
+            };
+            let detail = format!("{} is not possible here; {possible} are", call.method);
+            return Err(Problem::new(Kind::MethodNotAllowed(possible), detail));
+        };
+        // Whoever may sit at this machine may look; to change or take away, one must have been trusted.
+        if front.token.is_none() {
+            return Err(Problem::new(
+                Kind::Forbidden,
+                "a device is changed or forgotten only for the holder of a token: set api_token_file, and send the token",
+            ));
         }
+        Ok(change)
     }
 }
 
@@ -244,6 +248,7 @@ impl Router {
             Route {
                 access,
                 get,
+                patch: None,
                 delete: None,
                 post: false,
             },
@@ -259,6 +264,7 @@ impl Router {
         let route = Route {
             access: Token,
             get,
+            patch: None,
             delete: None,
             post: true,
         };
@@ -266,7 +272,13 @@ impl Router {
     }
 
     /// What changes something needs the token, and that there is one.
-    fn get_or_delete<P>(&self, path: P, get: Handler, delete: Handler) -> BoxedFilter<(Response,)>
+    fn get_or_change<P>(
+        &self,
+        path: P,
+        get: Handler,
+        patch: Handler,
+        delete: Handler,
+    ) -> BoxedFilter<(Response,)>
     where
         P: Filter<Extract = (Segment,)> + Clone + Send + Sync + 'static,
         P::Error: Into<Rejection>,
@@ -277,6 +289,7 @@ impl Router {
             Route {
                 access,
                 get,
+                patch: Some(patch),
                 delete: Some(delete),
                 post: false,
             },
@@ -316,6 +329,7 @@ fn call() -> impl Filter<Extract = (Call,), Error = Infallible> + Clone {
                 path: path.as_str().to_owned(),
                 query,
                 headers,
+                body: Bytes::new(),
                 line,
             },
         )
@@ -360,8 +374,14 @@ async fn work(
         let detail = format!("there is nothing at {}", call.path);
         return Err(Problem::new(Kind::NotFound, detail));
     }
-    if route.post && call.method == Method::POST {
-        let form = body::form(&call.headers, body, MAX_FORM_BYTES).await?;
+    if call.method == Method::PATCH {
+        body::check_type(
+            &call.headers,
+            &["application/merge-patch+json", "application/json"],
+        )?;
+        call.body = body::read(&call.headers, body, MAX_BODY_BYTES).await?;
+    } else if route.post && call.method == Method::POST {
+        let form = body::form(&call.headers, body, MAX_BODY_BYTES).await?;
         call.query = format!("{}&{form}", call.query);
     }
     let whole = match handler {
