@@ -32,6 +32,7 @@ mod fault_tests;
 mod groups;
 mod head;
 mod kv;
+mod labels;
 mod layout;
 mod local;
 mod look;

@@ -122,7 +122,7 @@ impl Writer {
         if !call.about.is_empty() {
             written["description"] = call.about.into();
         }
-        let as_form = call.verb == Verb::Post;
+        let as_form = call.verb == Verb::Post && call.body.is_none();
         let in_url = |p: &&Param| !as_form || p.place != Place::Query;
         let mut params: Vec<Json> = call.params.iter().filter(in_url).map(parameter).collect();
         if is_kept(call) {
@@ -136,6 +136,16 @@ impl Writer {
         }
         if as_form {
             written["requestBody"] = form(call);
+        }
+        if let Some(body) = call.body {
+            let schema = (body.schema)(&mut self.schemas);
+            let example: Json = serde_json::from_str(body.example).unwrap_or_default();
+            let form = |media: &&str| {
+                let form = json!({"schema": schema, "example": example});
+                ((*media).to_owned(), form)
+            };
+            let content: Map<_, _> = body.media.iter().map(form).collect();
+            written["requestBody"] = json!({"required": true, "content": content});
         }
         match (route.access, call.verb.changes()) {
             (Access::Everybody, _) => written["security"] = json!([]),
@@ -383,7 +393,13 @@ fn example(route: &Route, call: &Operation) -> String {
     let method = match call.verb {
         Verb::Get => "",
         Verb::Post => " -X POST",
+        Verb::Patch => " -X PATCH",
         Verb::Delete => " -X DELETE",
     };
-    format!("curl -s{method} 'http://127.0.0.1:8765{path}'")
+    let body = call.body.map(|body| {
+        let media = body.media.first().copied().unwrap_or_default();
+        format!(" -H 'Content-Type: {media}' -d '{}'", body.example)
+    });
+    let body = body.unwrap_or_default();
+    format!("curl -s{method}{body} 'http://127.0.0.1:8765{path}'")
 }
