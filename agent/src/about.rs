@@ -61,6 +61,7 @@ pub fn payload(
             publish_every_ms: u64::try_from(settings.publish_every.as_millis()).unwrap_or(u64::MAX),
         },
         host: host.clone(),
+        labels: settings.labels.clone(),
         sources,
         descriptors,
     };

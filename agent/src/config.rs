@@ -10,7 +10,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use devmon_core::config::{self, ConfigError, DurationText};
-use devmon_core::wire::{DeviceId, TopicScheme};
+use devmon_core::wire::{DeviceId, Labels, TopicScheme, labels};
 use serde::{Deserialize, Deserializer};
 
 use crate::batch;
@@ -58,6 +58,8 @@ pub enum LogFormat {
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub device: DeviceId,
+    /// What people call the device by.
+    pub labels: Labels,
     pub mqtt: MqttUrl,
     pub interval: Duration,
     pub plugin_dir: PathBuf,
@@ -162,6 +164,8 @@ fn yes() -> bool {
 #[serde(deny_unknown_fields)]
 struct File {
     device: Option<DeviceId>,
+    #[serde(default, deserialize_with = "labels")]
+    labels: Labels,
     mqtt: Option<MqttUrl>,
     #[serde(default, deserialize_with = "interval")]
     interval: Option<Duration>,
@@ -292,6 +296,7 @@ impl Settings {
         }
         Ok(Self {
             device,
+            labels: file.labels,
             mqtt: mqtt.unwrap_or_else(|| MqttUrl {
                 tls: false,
                 host: "127.0.0.1".into(),
@@ -517,6 +522,12 @@ fn topic_prefix<'de, D: Deserializer<'de>>(d: D) -> Result<Option<String>, D::Er
         .map_err(serde::de::Error::custom)
 }
 
+fn labels<'de, D: Deserializer<'de>>(from: D) -> Result<Labels, D::Error> {
+    let labels = Labels::deserialize(from)?;
+    labels::check_all(&labels).map_err(serde::de::Error::custom)?;
+    Ok(labels)
+}
+
 fn outbox_bytes<'de, D: Deserializer<'de>>(d: D) -> Result<Option<usize>, D::Error> {
     let bytes = usize::deserialize(d)?;
     if bytes < MIN_OUTBOX_BYTES {
@@ -628,6 +639,20 @@ mod tests {
         let (_dir, flags) = in_file(&all);
         let all = resolve(flags, &[]).unwrap();
         assert!(all.sources.contains_key("disk"), "{all:?}");
+        assert_eq!(all.labels["site"], "berlin");
+    }
+
+    #[test]
+    fn a_wrong_label_is_refused_with_its_place() {
+        for (text, says) in [
+            ("[labels]\nSite = 'x'\n", "a-z, 0-9 and _"),
+            ("[labels]\nsite = 1\n", "string"),
+        ] {
+            let (_dir, flags) = in_file(text);
+            let error = resolve(flags, &[("DEVMON_DEVICE", "d")]).unwrap_err();
+            let error = error.to_string();
+            assert!(error.contains(says) && error.contains(":"), "{error}");
+        }
     }
 
     #[test]

@@ -449,6 +449,9 @@ impl Daemon {
         new.state_dir = old.state_dir.clone();
         new.spool = old.spool.clone();
         (new.outbox_bytes, new.log_format) = (old.outbox_bytes, old.log_format);
+        if old.labels != new.labels {
+            self.about_at.get_or_insert(Instant::now() + DEBOUNCE);
+        }
         let new = Arc::new(new);
         self.settings = new.clone();
         self.watch.settings(new.clone());

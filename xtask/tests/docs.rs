@@ -61,7 +61,15 @@ fn shell(commands: &str, http: &str, mqtt_port: &str) -> String {
 }
 
 /// Objects whose keys are data, not form.
-const OPEN: [&str; 5] = ["labels", "rejected", "metrics", "facts", "values"];
+const OPEN: [&str; 7] = [
+    "labels",
+    "agent_labels",
+    "operator_labels",
+    "rejected",
+    "metrics",
+    "facts",
+    "values",
+];
 
 /// Checks that both have the same keys, at every level; of lists, the first items.
 fn same_shape(at: &str, documented: &Json, real: &Json) {

@@ -154,14 +154,19 @@ fn sighup_touches_only_what_changed() {
     let broker = Broker::start();
     let mut sub = broker.subscribe("devmon/#");
     let plugins = Plugins::with(&["two-a", "two-b"]);
-    let config = plugins.config("interval = '500ms'\n");
+    let config = plugins.config("interval = '500ms'\n[labels]\nsite = 'berlin'\n");
     let mut agent = publish("c4", &broker, &plugins, &["--config", &config]);
     sub.wait_for("metrics", metrics);
     let boot = |l: &str| metrics(l).map(|m| m.id.unwrap().boot);
     let before = sub.wait_for("metrics", boot);
 
-    plugins.config("interval = '500ms'\n[sources.two-a]\ninterval = '200ms'\n[sources.two-b]\nenabled = false\n");
+    plugins.config("interval = '500ms'\n[sources.two-a]\ninterval = '200ms'\n[sources.two-b]\nenabled = false\n[labels]\nsite = 'bonn'\n");
+    let site = |site: &'static str| {
+        move |line: &str| (json(line, "/about")?["labels"]["site"] == site).then_some(())
+    };
+    sub.wait_for("the labels", site("berlin"));
     agent.signal("HUP");
+    sub.wait_for("the new labels", site("bonn"));
     sub.wait_for("the new intervals", |line| {
         let about = json(line, "/about")?;
         let sources = about["sources"].as_array()?.clone();

@@ -2,9 +2,10 @@
 #![no_main]
 
 use devmon_collector::api::params::Params;
+use devmon_collector::query::devices::SortBy;
 use libfuzzer_sys::fuzz_target;
 
-const KNOWN: [&str; 8] = ["limit", "cursor", "q", "status", "prefix", "path", "format", "sort"];
+const KNOWN: [&str; 9] = ["limit", "cursor", "q", "status", "prefix", "path", "format", "sort", "label"];
 
 fuzz_target!(|raw: &str| {
     let params = match Params::parse(raw, &KNOWN) {
@@ -20,7 +21,13 @@ fuzz_target!(|raw: &str| {
     if let Ok(prefix) = params.prefix() {
         assert!(prefix.is_empty() || prefix.starts_with('/'));
     }
-    let refused = [params.cursor().err(), params.one_of("format", &[false, true], |t| if t { "tree" } else { "flat" }).err()];
+    let sort = params.sort(&SortBy::ALL, SortBy::as_str);
+    let refused = [
+        params.cursor().err(),
+        params.device_filter().err(),
+        sort.err(),
+        params.one_of("format", &[false, true], |t| if t { "tree" } else { "flat" }).err(),
+    ];
     for problem in refused.into_iter().flatten() {
         assert!(problem.parameter.is_some());
     }

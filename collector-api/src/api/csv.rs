@@ -2,10 +2,13 @@
 //!
 //! What is `null` in JSON is an empty cell. Numbers are written as in JSON. The text of a cell is the metric's own, whatever a spreadsheet may make of it.
 
+use std::collections::BTreeMap;
+
 use csv::{Terminator, Writer, WriterBuilder};
 use devmon_core::Value;
 use devmon_core::wire::TimestampMs;
 use devmon_core::wire::json::ValueJson;
+use serde::Serialize;
 use warp::http::StatusCode;
 
 use super::reply::{Device, FleetItem, Latest, Metric, Response, Series, bytes, kept, with_vary};
@@ -102,6 +105,14 @@ impl Cells {
         }
     }
 
+    /// As JSON; nothing, if there is nothing in it.
+    fn map<V: AsRef<str> + Serialize>(&mut self, map: &BTreeMap<&str, V>) {
+        if map.is_empty() {
+            return self.text("");
+        }
+        self.text(&serde_json::to_string(map).unwrap_or_default());
+    }
+
     fn end(&mut self) {
         let _ = self.out.write_record(None::<&[u8]>);
     }
@@ -121,6 +132,7 @@ impl Row for Device<'_> {
         "sources",
         "metrics",
         "problems",
+        "labels",
     ];
 
     fn write(&self, cells: &mut Cells) {
@@ -131,6 +143,7 @@ impl Row for Device<'_> {
         cells.count(self.sources as u64);
         cells.count(self.metrics);
         cells.count(self.problems as u64);
+        cells.map(&self.labels);
     }
 }
 
@@ -144,7 +157,7 @@ impl Row for Metric<'_> {
         cells.maybe(self.unit);
         cells.maybe(self.kind);
         cells.maybe(self.help);
-        cells.text(&serde_json::to_string(&self.labels).unwrap_or_default());
+        cells.map(&self.labels);
         cells.text(self.type_);
         cells.time(self.first_ts);
         cells.time(self.last_ts);

@@ -1,14 +1,16 @@
 //! One function an endpoint: what was asked → `query` → what is answered. All of them block.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use devmon_core::descriptor::Kind;
-use devmon_core::wire::{Reason, TimestampMs};
+use devmon_core::wire::{Reason, TimestampMs, labels};
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use warp::http::StatusCode;
 use warp::http::header::{CONTENT_DISPOSITION, HeaderMap};
 use warp::http::{HeaderValue, Method};
+use warp::hyper::body::Bytes;
 
 use super::Api;
 use super::accept::Media;
@@ -33,6 +35,8 @@ pub(super) struct Call {
     pub(super) path: String,
     pub(super) query: String,
     pub(super) headers: HeaderMap,
+    /// What it brought, if the route takes any.
+    pub(super) body: Bytes,
     /// The connection that it came on.
     pub(super) line: Option<Arc<Line>>,
 }
@@ -93,7 +97,7 @@ pub(super) enum Handler {
 }
 
 pub(super) fn devices(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
-    let params = call.params(&["limit", "cursor", "q", "status", "sort"])?;
+    let params = call.params(&["limit", "cursor", "q", "status", "label", "sort"])?;
     let sort = params.sort(&devices::SortBy::ALL, devices::SortBy::as_str)?;
     let list = sorted_list('d', sort, devices::SortBy::as_str);
     let by_id = sort.by == devices::SortBy::Id;
@@ -135,6 +139,30 @@ pub(super) fn device(api: &Api, call: &Call, device: &Segment) -> Result<Respons
     call.params(&[])?;
     let detail = devices::one(&*api.store, device.device()?.as_str(), TimestampMs::now())?;
     Ok(reply::json(&reply::DeviceInFull::from(&detail)))
+}
+
+/// What may be changed of a device, as a merge patch (RFC 7396).
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DevicePatch {
+    /// By name; `null` takes one away.
+    labels: BTreeMap<String, Option<String>>,
+}
+
+pub(super) fn patch(api: &Api, call: &Call, segment: &Segment) -> Result<Response, Problem> {
+    call.params(&[])?;
+    let device = segment.device()?;
+    let patch: DevicePatch = serde_json::from_slice(&call.body).map_err(|e| {
+        let detail = format!("{e}; send {{\"labels\":{{\"site\":\"berlin\",\"old\":null}}}}");
+        Problem::new(Error::Malformed, detail)
+    })?;
+    for (name, value) in &patch.labels {
+        labels::check(name, value.as_deref().unwrap_or_default())
+            .map_err(|e| Problem::parameter(format!("labels.{name}"), e))?;
+    }
+    devices::relabel(&*api.store, device.as_str(), &patch.labels)?;
+    tracing::info!(%device, labels = ?patch.labels, "labelled");
+    self::device(api, call, segment)
 }
 
 pub(super) fn forget(api: &Api, call: &Call, device: &Segment) -> Result<Response, Problem> {

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use devmon_core::MetricPath;
 use devmon_core::config::{DurationText, nearest};
-use devmon_core::wire::{DeviceId, TimestampMs};
+use devmon_core::wire::{DeviceId, TimestampMs, labels};
 
 use super::page::Cursor;
 use super::problem::Problem;
@@ -25,7 +25,7 @@ pub(super) const MAX_PATHS: usize = 50;
 /// Longest step: ten years.
 const MAX_STEP_MS: u64 = 3_650 * 86_400_000;
 /// Parameters that may stand several times.
-const REPEATED: [&str; 2] = ["path", "device"];
+const REPEATED: [&str; 3] = ["path", "device", "label"];
 /// What comes later than this is rare: a device that was without a network for hours. The store merges such samples in one go (`archive_late_after`).
 const LATE_MS: i64 = 6 * 3_600_000;
 pub(super) const POINTS: RangeInclusive<u64> = 2..=10_000;
@@ -37,7 +37,7 @@ const DEFAULT_RANGE_MS: i64 = 3_600_000;
 pub struct Params(Vec<(String, String)>);
 
 impl Params {
-    /// Decodes a query string (`application/x-www-form-urlencoded`). Only `path` and `device` may be repeated.
+    /// Decodes a query string (`application/x-www-form-urlencoded`). Only `path`, `device` and `label` may be repeated.
     ///
     /// # Errors
     /// An unknown, repeated or malformed parameter.
@@ -137,7 +137,32 @@ impl Params {
         Ok(DeviceFilter {
             q: self.get("q").map(str::to_owned),
             status: status.collect::<Result<_, _>>()?,
+            labels: self.labels()?,
         })
+    }
+
+    /// `name:value`, or a name for any value.
+    fn labels(&self) -> Result<Vec<(String, Option<String>)>, Problem> {
+        let texts = self.pairs().filter(|(name, _)| *name == "label");
+        let labels: Vec<_> = texts
+            .map(|(_, text)| {
+                let (name, value) = text
+                    .split_once(':')
+                    .map_or((text, None), |(name, value)| (name, Some(value)));
+                labels::check(name, value.unwrap_or_default())
+                    .map_err(|e| Problem::parameter("label", e))?;
+                Ok((name.to_owned(), value.map(str::to_owned)))
+            })
+            .collect::<Result<_, Problem>>()?;
+        if labels.len() > labels::MAX_LABELS {
+            let detail = format!(
+                "{} labels; the most is {}",
+                labels.len(),
+                labels::MAX_LABELS
+            );
+            return Err(Problem::parameter("label", detail));
+        }
+        Ok(labels)
     }
 
     /// The order of a list: a field of its items, the largest first with a `-` before it. By default the first of `all`, upwards.

@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use base64::Engine as _;
 use devmon_core::tree::MetricTree;
-use devmon_core::wire::TimestampMs;
 use devmon_core::wire::about::{AgentFacts, HostFacts, SourceState};
 use devmon_core::wire::json::{TreeJson, ValueJson};
+use devmon_core::wire::{Labels, TimestampMs};
 use schemars::JsonSchema;
 use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};
@@ -25,7 +25,7 @@ use crate::intake::IntakeStatus;
 use crate::query::aggregate::Aggregate;
 use crate::query::column::Column;
 use crate::query::descriptors::Described;
-use crate::query::devices::{DeviceDetail, DeviceView};
+use crate::query::devices::{DeviceDetail, DeviceView, labels};
 use crate::query::fleet::FleetLatest;
 use crate::query::range::{SeriesAnswer, SeriesQuery};
 use crate::store::Cells;
@@ -138,6 +138,7 @@ pub struct Device<'a> {
     pub(super) sources: usize,
     pub(super) metrics: u64,
     pub(super) problems: usize,
+    pub(super) labels: BTreeMap<&'a str, &'a str>,
 }
 
 impl<'a> From<&'a DeviceView> for Device<'a> {
@@ -150,6 +151,7 @@ impl<'a> From<&'a DeviceView> for Device<'a> {
             sources: view.sources,
             metrics: view.record.series,
             problems: view.problems,
+            labels: labels(&view.record),
         }
     }
 }
@@ -167,6 +169,10 @@ pub struct DeviceInFull<'a> {
     sources_count: usize,
     metrics: u64,
     problems: usize,
+    /// Those that count, and whose they are.
+    labels: BTreeMap<&'a str, &'a str>,
+    agent_labels: BTreeMap<&'a str, &'a str>,
+    operator_labels: BTreeMap<&'a str, &'a str>,
     #[schemars(with = "Option<schemas::AgentFacts>")]
     agent: Option<&'a AgentFacts>,
     #[schemars(with = "Option<schemas::HostFacts>")]
@@ -196,6 +202,7 @@ impl<'a> From<&'a DeviceDetail> for DeviceInFull<'a> {
             sources,
             metrics,
             problems,
+            labels,
         } = (&detail.view).into();
         let about = detail.view.record.about.as_deref();
         let listed = about
@@ -210,6 +217,9 @@ impl<'a> From<&'a DeviceDetail> for DeviceInFull<'a> {
             sources_count: sources,
             metrics,
             problems,
+            labels,
+            agent_labels: texts(about.map(|a| &a.labels)),
+            operator_labels: texts(detail.view.record.labels.as_deref()),
             agent: about.map(|a| &a.agent),
             host: about.map(|a| &a.host),
             sources: listed
@@ -224,6 +234,12 @@ impl<'a> From<&'a DeviceDetail> for DeviceInFull<'a> {
                 .collect(),
         }
     }
+}
+
+fn texts(labels: Option<&Labels>) -> BTreeMap<&str, &str> {
+    let all = labels.into_iter().flatten();
+    all.map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect()
 }
 
 /// A metric in the list.

@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 use warp::filters::BoxedFilter;
 use warp::http::Method;
 use warp::http::header::{AUTHORIZATION, HOST, HeaderMap};
+use warp::hyper::body::Bytes;
 use warp::path::FullPath;
 use warp::reply::Response;
 use warp::{Filter, Reply};
@@ -28,8 +29,8 @@ const PROBES_AT_ONCE: usize = 4;
 /// How long the store has to say how it is. A disk may take a second for an fsync; one that takes longer than this hangs.
 const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Longest form: eight times the longest query.
-const MAX_FORM_BYTES: usize = 64 << 10;
+/// Longest body of a call: a form eight times the longest query, a patch five times what all labels take.
+const MAX_BODY_BYTES: usize = 64 << 10;
 
 /// The whole HTTP surface as a filter that answers every call.
 pub fn routes(front: Arc<Front>) -> BoxedFilter<(Response,)> {
@@ -57,7 +58,7 @@ fn operation(
     match route.call(&call.method) {
         Some(operation) if operation.verb.changes() && front.token.is_none() => Err(Problem::new(
             Kind::Forbidden,
-            "a device is forgotten only for the holder of a token: set api_token_file, and send the token",
+            "a device is changed or forgotten only for the holder of a token: set api_token_file, and send the token",
         )),
         Some(operation) => Ok(operation),
         None => {
@@ -99,6 +100,7 @@ fn call() -> impl Filter<Extract = (Call,), Error = Infallible> + Clone {
                 path: path.as_str().to_owned(),
                 query,
                 headers,
+                body: Bytes::new(),
                 line,
             },
         )
@@ -127,9 +129,16 @@ async fn work(desk: &Desk, mut call: Call, body: impl Sent) -> Result<Response, 
         (Access::Token, None) => check_host(&call.headers)?,
     }
     let operation = operation(route, &call, &desk.front)?;
-    if operation.verb == Verb::Post {
-        let form = body::form(&call.headers, body, MAX_FORM_BYTES).await?;
-        call.query = format!("{}&{form}", call.query);
+    match operation.body {
+        Some(taken) => {
+            body::check_type(&call.headers, taken.media)?;
+            call.body = body::read(&call.headers, body, MAX_BODY_BYTES).await?;
+        }
+        None if operation.verb == Verb::Post => {
+            let form = body::form(&call.headers, body, MAX_BODY_BYTES).await?;
+            call.query = format!("{}&{form}", call.query);
+        }
+        None => {}
     }
     let whole = match operation.handler {
         Handler::Stream(stream) => return stream(desk.front.api()?, &call),

@@ -111,8 +111,8 @@ impl DescriptorCache {
 #[cfg(test)]
 mod tests {
     use devmon_core::descriptor::{DescriptorText, Kind};
-    use devmon_core::wire::TimestampMs;
     use devmon_core::wire::about::{AgentFacts, HostFacts};
+    use devmon_core::wire::{Labels, TimestampMs};
 
     use super::*;
 
@@ -126,6 +126,7 @@ mod tests {
                 publish_every_ms: 0,
             },
             host: HostFacts::default(),
+            labels: Labels::new(),
             sources: Vec::new(),
             descriptors: templates
                 .iter()

@@ -8,6 +8,7 @@
 //! What has arrived counts, not what the device's clock said: a device whose clock is wrong is not gone.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use devmon_core::MetricPath;
@@ -16,7 +17,7 @@ use devmon_core::wire::about::{About, Presence, SourceState};
 
 use super::sort::{First, Place, Placed, Sort};
 use super::{Page, QueryError};
-use crate::store::engine::{DeviceRecord, Store};
+use crate::store::engine::{DeviceRecord, Store, StoreError};
 
 /// Missed intervals after which data is not fresh any more: one may be late, one may be lost.
 pub const STALE_INTERVALS: u64 = 3;
@@ -121,6 +122,8 @@ pub struct DeviceFilter {
     pub q: Option<String>,
     /// One of these; none: any.
     pub status: Vec<Status>,
+    /// All of these: a name, and its value; `None`: any.
+    pub labels: Vec<(String, Option<String>)>,
 }
 
 impl DeviceFilter {
@@ -130,7 +133,28 @@ impl DeviceFilter {
         let id = record.id.as_str();
         self.q.as_ref().is_none_or(|part| contains(id, part))
             && (self.status.is_empty() || self.status.contains(&status(record, now)))
+            && self.labels.iter().all(|(name, wanted)| {
+                let given = label(record, name);
+                given.is_some_and(|given| wanted.as_ref().is_none_or(|w| w == given))
+            })
     }
+}
+
+/// The value of a label that counts: the operator's, else the device's own.
+fn label<'a>(record: &'a DeviceRecord, name: &str) -> Option<&'a str> {
+    let own = || record.about.as_ref()?.labels.get(name);
+    let operator = record.labels.as_ref().and_then(|labels| labels.get(name));
+    operator.or_else(own).map(String::as_str)
+}
+
+/// All labels that count, by name.
+#[must_use]
+pub fn labels(record: &DeviceRecord) -> BTreeMap<&str, &str> {
+    let own = record.about.iter().flat_map(|about| &about.labels);
+    let operator = record.labels.iter().flat_map(|labels| labels.iter());
+    own.chain(operator)
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect()
 }
 
 /// True if an id holds this part, in any case. Ids are ASCII.
@@ -271,6 +295,23 @@ pub(super) fn record(store: &dyn Store, id: &str) -> Result<DeviceRecord, QueryE
 
 pub(super) fn about(store: &dyn Store, id: &str) -> Result<Option<Arc<About>>, QueryError> {
     Ok(record(store, id)?.about)
+}
+
+/// Gives a device labels, or with `None` takes those away that an operator gave it: then what the device says itself counts again.
+///
+/// # Errors
+/// [`QueryError::NoDevice`], [`QueryError::TooManyLabels`], [`QueryError::Store`].
+pub fn relabel(
+    store: &dyn Store,
+    id: &str,
+    changes: &BTreeMap<String, Option<String>>,
+) -> Result<(), QueryError> {
+    match store.label(id, changes) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(QueryError::NoDevice(id.to_owned())),
+        Err(StoreError::TooManyLabels { limit }) => Err(QueryError::TooManyLabels(limit)),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Forgets a device and all that it sent.

@@ -36,6 +36,8 @@ pub enum QueryError {
     NoDevice(String),
     #[error("device {device:?} has no metric {path:?}")]
     NoMetric { device: String, path: String },
+    #[error("a device has {0} labels of an operator at most; take some away with null")]
+    TooManyLabels(usize),
     #[error("no dead letter {0}: it never was, or made room for newer ones")]
     NoDeadLetter(u64),
     /// The text says how to narrow the question.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use devmon_core::path::{is_within, unescape};
 use devmon_core::wire::about::{About, Presence};
-use devmon_core::wire::{DeviceId, FlatFrame, Shape, TimestampMs};
+use devmon_core::wire::{DeviceId, FlatFrame, Labels, Shape, TimestampMs};
 use devmon_core::{MetricPath, Value};
 
 use super::days::Days;
@@ -56,6 +56,8 @@ pub(super) struct Device {
     pub(super) last_metrics: Option<TimestampMs>,
     pub(super) presence: Option<Presence>,
     pub(super) about: Option<Arc<About>>,
+    /// What an operator called it by.
+    pub(super) labels: Option<Arc<Labels>>,
     pub(super) seen: Seen,
     pub(super) streams: Vec<Stream>,
     /// Places in `streams`, once there are more than [`FEW_STREAMS`].
@@ -240,6 +242,7 @@ impl Device {
             last_metrics: None,
             presence: None,
             about: None,
+            labels: None,
             seen: Seen::default(),
             streams: Vec::new(),
             by_name: None,
@@ -258,6 +261,7 @@ impl Device {
             last_metrics: self.last_metrics,
             presence: self.presence,
             about: self.about.clone(),
+            labels: self.labels.clone(),
             series: self.live,
         }
     }

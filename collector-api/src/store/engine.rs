@@ -15,7 +15,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use devmon_core::journal::Position;
 use devmon_core::wire::about::{About, Presence};
-use devmon_core::wire::{DeviceId, FlatFrame, MessageId, Reason, TimestampMs};
+use devmon_core::wire::{DeviceId, FlatFrame, Labels, MessageId, Reason, TimestampMs};
 use devmon_core::{MetricPath, Value};
 
 use super::column::Cells;
@@ -104,6 +104,8 @@ pub struct DeviceRecord {
     /// What its last status message said.
     pub presence: Option<Presence>,
     pub about: Option<Arc<About>>,
+    /// Labels that an operator gave it; those that it has itself are in `about`.
+    pub labels: Option<Arc<Labels>>,
     /// Number of its series.
     pub series: u64,
 }
@@ -249,6 +251,9 @@ pub enum StoreError {
     /// The answer would pass the given limit.
     #[error("the range holds more than {limit} samples")]
     TooManySamples { limit: usize },
+    /// More than an operator may give one device.
+    #[error("the device would have more than {limit} labels of an operator")]
+    TooManyLabels { limit: usize },
     /// This store has no such operation.
     #[error("this store can not {0}")]
     NotSupported(&'static str),
@@ -346,6 +351,18 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::Journal`]: the journal is damaged, or can not be read.
     fn follow(&self, _from: Position, _max_bytes: u64) -> Result<Stretch, StoreError> {
         Err(StoreError::NotSupported("be followed"))
+    }
+
+    /// Gives a device labels, or with `None` takes them away; false if there is no such device. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`StoreError::TooManyLabels`]: nothing was changed. Others: it may be done in part; it may be tried again.
+    fn label(
+        &self,
+        _device: &str,
+        _changes: &BTreeMap<String, Option<String>>,
+    ) -> Result<bool, StoreError> {
+        Err(StoreError::NotSupported("label a device"))
     }
 
     /// Dead letters, newest first, those with an id below `before` first, at most `limit`.

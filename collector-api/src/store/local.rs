@@ -22,7 +22,8 @@ use std::time::{Duration, Instant};
 
 use devmon_core::MetricPath;
 use devmon_core::journal::{self, Journal, Position};
-use devmon_core::wire::{DeviceId, MessageId, TimestampMs};
+use devmon_core::wire::labels::MAX_LABELS;
+use devmon_core::wire::{DeviceId, Labels, MessageId, TimestampMs};
 
 use super::admit::{Admission, Growth};
 use super::archive::Holds;
@@ -35,7 +36,7 @@ use super::engine::{
     Accepted, Committed, Content, DeadLetter, DeviceRecord, SeriesRange, SeriesRecord,
     SeriesRollups, Store, StoreError, StoreStatus, Stretch,
 };
-use super::kv::Kv;
+use super::kv::{self, Kv};
 use super::open::{self, HowFar};
 use super::persist::Hour;
 use super::pin::Pins;
@@ -44,7 +45,7 @@ use super::reserve::Reserve;
 use super::retention::Keep;
 use super::rollup::Tier;
 use super::seal::Sealer;
-use super::{follow, range, record, stored};
+use super::{follow, labels, range, record, stored};
 
 /// Trimming works by whole segments, and one always stays.
 const JOURNAL_SEGMENT_BYTES: u64 = 32 << 20;
@@ -499,10 +500,59 @@ impl Shared {
         journal.commit()?;
         let mut state = self.write();
         state.unsealed_since.get_or_insert(now);
+        let labels = state.catalogue.devices.get_mut(&id);
+        let labels = labels.and_then(|device| device.labels.take());
         state.catalogue.purge(&id);
-        drop((state, journal, sealing));
+        drop((state, journal));
+        // What is left of them by a failure here is older than a device of this name can be, and goes with the next start.
+        for name in labels.iter().flat_map(|labels| labels.keys()) {
+            if let Err(error) = labels::put(&*self.kv, &id, name, None, now) {
+                tracing::warn!(%error, "a label of a forgotten device stays until the next start");
+                break;
+            }
+        }
+        drop(sealing);
         tracing::info!(device = id.as_str(), "a device was forgotten");
         self.signal.request();
+        Ok(true)
+    }
+
+    /// Changes the labels of a device: durable in the database, then in memory.
+    fn label(
+        &self,
+        device: &str,
+        changes: &BTreeMap<String, Option<String>>,
+    ) -> Result<bool, StoreError> {
+        let _sealing = lock(&self.sealing); // one writer at a time
+        let known = {
+            let state = self.read();
+            let found = state.catalogue.devices.get_key_value(device);
+            found.map(|(id, device)| (id.clone(), device.first_seen, device.labels.clone()))
+        };
+        let Some((id, first_seen, labels)) = known else {
+            return Ok(false);
+        };
+        let mut labels = labels.map_or_else(Labels::new, |labels| (*labels).clone());
+        for (name, value) in changes {
+            match value {
+                Some(value) => labels.insert(name.clone(), value.clone()),
+                None => labels.remove(name),
+            };
+        }
+        if labels.len() > MAX_LABELS {
+            return Err(StoreError::TooManyLabels { limit: MAX_LABELS });
+        }
+        self.reserve.hold()?;
+        // The clock may have gone back since the device was new.
+        let given = TimestampMs::now().max(first_seen);
+        let openings = self.kv.openings();
+        for (name, value) in changes {
+            labels::put(&*self.kv, &id, name, value.as_deref(), given)?;
+        }
+        kv::barrier_since(&*self.kv, openings)?;
+        if let Some(device) = self.write().catalogue.devices.get_mut(&id) {
+            device.labels = (!labels.is_empty()).then(|| Arc::new(labels));
+        }
         Ok(true)
     }
 
@@ -531,6 +581,17 @@ impl Store for Engine {
 
     fn purge(&self, device: &str) -> Result<bool, StoreError> {
         self.shared.note(self.shared.purge(device))
+    }
+
+    fn label(
+        &self,
+        device: &str,
+        changes: &BTreeMap<String, Option<String>>,
+    ) -> Result<bool, StoreError> {
+        match self.shared.label(device, changes) {
+            Err(error @ StoreError::TooManyLabels { .. }) => Err(error),
+            result => self.shared.note(result),
+        }
     }
 
     fn bury(&self, letters: Vec<DeadLetter>) -> Result<(), StoreError> {

@@ -34,6 +34,7 @@ mod follow;
 mod groups;
 mod head;
 mod kv;
+mod labels;
 mod layout;
 mod local;
 mod look;

@@ -17,6 +17,7 @@ use super::block;
 use super::days;
 use super::engine::StoreError;
 use super::kv::{self, Kv, SledKv, Table};
+use super::labels;
 use super::local::{State, Watermark, lock};
 use super::names;
 use super::persist::{self, Restore};
@@ -132,6 +133,7 @@ pub(super) fn open(
     let kv = wrap(kv);
     let from = replay_from(&*kv, journal, watermark)?;
     let replayed_bytes = replay(journal, from, &mut state, how_far)?;
+    labels::restore(&*kv, &mut state.catalogue)?;
     Ok(Opened {
         kv,
         state,

@@ -67,13 +67,13 @@ fn a_device_is_listed_and_shown_by_the_contract() {
     });
     assert_eq!(
         collector.json("/api/v1/devices"),
-        json!({"items": [{"id": "edge_device_01", "status": "online", "first_seen": T, "last_seen": now.0, "sources": 4, "metrics": 4, "problems": 2}],
+        json!({"items": [{"id": "edge_device_01", "status": "online", "first_seen": T, "last_seen": now.0, "sources": 4, "metrics": 4, "problems": 2, "labels": {}}],
                "next_cursor": null})
     );
     assert_eq!(
         collector.json("/api/v1/devices/edge_device_01"),
         json!({"id": "edge_device_01", "status": "online", "first_seen": T, "last_seen": now.0, "sources_count": 4, "metrics": 4, "problems": 2,
-               "agent": {"version": "0.1.0"},
+               "labels": {}, "agent_labels": {}, "operator_labels": {}, "agent": {"version": "0.1.0"},
                "host": {"hostname": "edge-01", "os": null, "kernel": null, "arch": null, "cpus": 2, "boot_ts": null},
                "sources": [
                    {"name": "cpu", "state": "ok", "reason": null, "interval_ms": 1000, "version": "0.1.0", "last_ts": T + 7},

@@ -157,7 +157,7 @@ fn a_device_is_forgotten_by_whoever_holds_the_token() {
     let answer = call("POST", "/api/v1/devices/e");
     assert_eq!(
         (answer.status, answer.header("allow")),
-        (405, Some("GET, HEAD, DELETE"))
+        (405, Some("GET, HEAD, PATCH, DELETE"))
     );
 }
 

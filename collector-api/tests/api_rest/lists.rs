@@ -226,7 +226,7 @@ fn tables_are_written_by_rfc_4180() {
     assert_eq!(
         table(&collector, "/api/v1/devices").text(),
         format!(
-            "id,status,first_seen,last_seen,sources,metrics,problems\r\nd,offline,{T},{},0,4,0\r\n",
+            "id,status,first_seen,last_seen,sources,metrics,problems,labels\r\nd,offline,{T},{},0,4,0,\r\n",
             T + 1
         )
     );

@@ -9,6 +9,7 @@ mod devices;
 mod errors;
 mod exchange;
 mod fleet;
+mod labels;
 mod lists;
 mod model;
 mod openapi;

@@ -16,7 +16,7 @@ use devmon_collector::store::rollup::{Fold, Tier};
 use devmon_core::descriptor::DescriptorText;
 use devmon_core::path::is_within;
 use devmon_core::wire::about::{About, AgentFacts, HostFacts, Presence, SourceAbout, SourceState};
-use devmon_core::wire::{Reason, TimestampMs};
+use devmon_core::wire::{Labels, Reason, TimestampMs};
 use devmon_core::{MetricPath, Value};
 use serde_json::Value as Json;
 use tokio::runtime::Runtime;
@@ -53,6 +53,7 @@ impl MemoryStore {
                 last_metrics: Some(now),
                 presence: Some(Presence::Online),
                 about: None,
+                labels: None,
                 series: 0,
             });
         change(record);
@@ -134,6 +135,7 @@ pub(crate) fn about(
             cpus: Some(2),
             ..HostFacts::default()
         },
+        labels: Labels::new(),
         sources: sources.iter().map(source).collect(),
         descriptors: descriptors
             .iter()
@@ -283,6 +285,29 @@ impl Store for MemoryStore {
         let mut content = self.0.lock().unwrap();
         content.samples.retain(|(d, _), _| d != device);
         Ok(content.devices.remove(device).is_some())
+    }
+
+    fn label(
+        &self,
+        device: &str,
+        changes: &BTreeMap<String, Option<String>>,
+    ) -> Result<bool, StoreError> {
+        let mut content = self.0.lock().unwrap();
+        let Some(record) = content.devices.get_mut(device) else {
+            return Ok(false);
+        };
+        let mut labels = record.labels.as_deref().cloned().unwrap_or_default();
+        for (name, value) in changes {
+            match value {
+                Some(value) => labels.insert(name.clone(), value.clone()),
+                None => labels.remove(name),
+            };
+        }
+        if labels.len() > 32 {
+            return Err(StoreError::TooManyLabels { limit: 32 });
+        }
+        record.labels = Some(Arc::new(labels));
+        Ok(true)
     }
 
     fn dead_letters(

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::device::DeviceId;
+use super::labels::Labels;
 use super::time::TimestampMs;
 use crate::descriptor::DescriptorText;
 
@@ -38,6 +39,13 @@ pub struct About {
     pub ts: TimestampMs,
     pub agent: AgentFacts,
     pub host: HostFacts,
+    /// What the agent's configuration calls the device by.
+    #[serde(
+        default,
+        skip_serializing_if = "Labels::is_empty",
+        deserialize_with = "super::labels::lenient"
+    )]
+    pub labels: Labels,
     pub sources: Vec<SourceAbout>,
     /// Templates from the device's root: `/disk/{mount}/used_bytes`.
     pub descriptors: Vec<DescriptorText>,

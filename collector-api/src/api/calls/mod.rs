@@ -39,7 +39,8 @@ pub(super) enum Verb {
     Get,
     /// Asks the same as GET with a form for the query string.
     Post,
-    /// Changes something: only for the holder of a token that is configured.
+    /// Changes something, as [`Delete`](Self::Delete) does: only for the holder of a token that is configured.
+    Patch,
     Delete,
 }
 
@@ -49,6 +50,7 @@ impl Verb {
         match self {
             Self::Get => "get",
             Self::Post => "post",
+            Self::Patch => "patch",
             Self::Delete => "delete",
         }
     }
@@ -57,14 +59,15 @@ impl Verb {
         match *method {
             Method::GET | Method::HEAD => Some(Self::Get),
             Method::POST => Some(Self::Post),
+            Method::PATCH => Some(Self::Patch),
             Method::DELETE => Some(Self::Delete),
             _ => None,
         }
     }
 
-    /// Whoever may sit at this machine may look; to take away, one must have been trusted.
+    /// Whoever may sit at this machine may look; to change or take away, one must have been trusted.
     pub(super) fn changes(self) -> bool {
-        self == Self::Delete
+        matches!(self, Self::Patch | Self::Delete)
     }
 }
 
@@ -79,6 +82,8 @@ pub(super) struct Operation {
     /// What a caller has to know beyond parameters and answers.
     pub(super) about: &'static str,
     pub(super) params: &'static [Param],
+    /// What it brings; a POST without one brings its parameters as a form.
+    pub(super) body: Option<Body>,
     pub(super) answers: &'static [Answer],
     /// What may go wrong beyond what may in every call of its kind.
     pub(super) problems: &'static [Kind],
@@ -94,10 +99,21 @@ const GET: Operation = Operation {
     summary: "",
     about: "",
     params: &[],
+    body: None,
     answers: &[],
     problems: &[Kind::InvalidParameter],
     example: "",
 };
+
+/// What a call brings.
+#[derive(Clone, Copy)]
+pub(super) struct Body {
+    /// What it may be said to be.
+    pub(super) media: &'static [&'static str],
+    pub(super) schema: SchemaOf,
+    /// In JSON.
+    pub(super) example: &'static str,
+}
 
 /// Where a parameter stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,6 +197,8 @@ pub(super) enum Shape {
 
 /// Characters of a device id, and `*` for any.
 pub(super) const DEVICES: Shape = Shape::Form("^(?!.*\\*\\*)[A-Za-z0-9._:*-]{1,128}$");
+/// A text of one character at least that is no space.
+pub(super) const SAID: Shape = Shape::Form("\\S");
 /// A device id.
 pub(super) const DEVICE: Shape = Shape::Form("^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$");
 /// A path of a metric: a JSON Pointer (RFC 6901). That a name has at most 128 bytes is not in it, for bytes are not characters.
@@ -289,11 +307,15 @@ impl Route {
     /// The methods that there are, for `Allow`.
     pub(super) fn allow(&self) -> &'static str {
         let has = |verb| self.calls.iter().any(|call| call.verb == verb);
-        match (has(Verb::Post), has(Verb::Delete)) {
-            (false, false) => "GET, HEAD",
-            (true, false) => "GET, HEAD, POST",
-            (false, true) => "GET, HEAD, DELETE",
-            (true, true) => "GET, HEAD, POST, DELETE",
+        match (has(Verb::Post), has(Verb::Patch), has(Verb::Delete)) {
+            (false, false, false) => "GET, HEAD",
+            (true, false, false) => "GET, HEAD, POST",
+            (false, true, false) => "GET, HEAD, PATCH",
+            (false, false, true) => "GET, HEAD, DELETE",
+            (false, true, true) => "GET, HEAD, PATCH, DELETE",
+            (true, true, false) => "GET, HEAD, POST, PATCH",
+            (true, false, true) => "GET, HEAD, POST, DELETE",
+            (true, true, true) => "GET, HEAD, POST, PATCH, DELETE",
         }
     }
 }

@@ -8,7 +8,7 @@ use super::super::params::MAX_PATHS;
 use super::super::problem::Kind;
 use super::super::prometheus::{self, query};
 use super::{
-    Access, Answer, Form, GET, Header, OK, Operation, PATH, PREFIX, Param, Route, Shape, Verb,
+    Access, Answer, Form, GET, Header, OK, Operation, PATH, PREFIX, Param, Route, SAID, Shape, Verb,
 };
 
 const EXPOSED: Answer = Answer {
@@ -50,7 +50,7 @@ const fn good(form: &'static [Form]) -> Answer {
 
 /// Unix seconds with decimals, or as the other calls take a time.
 const TIME: Shape = Shape::Text;
-const QUERY: Param = Param::new("query", Shape::Text, "The expression, in PromQL.")
+const QUERY: Param = Param::new("query", SAID, "The expression, in PromQL.")
     .needed()
     .such_as("devmon_cpu_utilization");
 const PATIENCE: Param = Param::new(
@@ -59,7 +59,7 @@ const PATIENCE: Param = Param::new(
     "Seconds, or a duration: how long it may take, if shorter than 30 s.",
 )
 .such_as("10s");
-const MATCH: Param = Param::new("match[]", Shape::Text, "A selector of series.")
+const MATCH: Param = Param::new("match[]", SAID, "A selector of series.")
     .up_to(usize::MAX)
     .such_as("devmon_cpu_utilization");
 const START: Param =
@@ -85,6 +85,7 @@ const fn copied(call: &Operation) -> Operation {
         summary: call.summary,
         about: call.about,
         params: call.params,
+        body: call.body,
         answers: call.answers,
         problems: call.problems,
         example: call.example,
@@ -185,7 +186,7 @@ pub(super) static ROUTES: &[Route] = &[
                     END.needed(),
                     Param::new(
                         "step",
-                        Shape::Text,
+                        SAID,
                         "Seconds, or a duration, between two points; at most 11 000 of them.",
                     )
                     .needed()

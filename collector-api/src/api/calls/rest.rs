@@ -1,15 +1,15 @@
 //! The calls below `/api/v1`: the contract that `docs/rest-api.md` tells at length.
 
 use devmon_core::descriptor::Kind as MetricKind;
-use devmon_core::wire::Reason;
+use devmon_core::wire::{Reason, labels};
 
 use super::super::endpoints::{self, Handler};
 use super::super::params::{LIST_LIMIT, MAX_PATHS, POINTS, ROWS_LIMIT};
 use super::super::problem::Kind;
 use super::super::{events, reply};
 use super::{
-    Access, Answer, CURSOR, DEVICE, DEVICES, DURATION, Form, GET, Header, OK, Operation, PATH,
-    PREFIX, Param, Route, SchemaOf, Shape, TIME, Verb,
+    Access, Answer, Body, CURSOR, DEVICE, DEVICES, DURATION, Form, GET, Header, OK, Operation,
+    PATH, PREFIX, Param, Route, SchemaOf, Shape, TIME, Verb,
 };
 use crate::events::event::Kind as EventKind;
 use crate::query::aggregate::Aggregate;
@@ -62,13 +62,16 @@ pub(super) static ROUTES: &[Route] = &[
                     Shape::Words(|| Status::ALL.map(Status::as_str).to_vec()),
                     "Only devices of these.",
                 ),
+                Param::new("label", LABEL, "Only devices that have this label: name:value, or a name for any value; several: all of them.")
+                    .up_to(labels::MAX_LABELS)
+                    .such_as("site"),
                 Param::new("sort", Shape::Sort(|| devices::SortBy::ALL.map(devices::SortBy::as_str).to_vec()), ORDER),
             ],
             answers: &[Answer {
                 about: "A page of devices.",
                 forms: &[json(|g| g.subschema_for::<reply::List<reply::Device<'static>>>()), CSV],
                 headers: &[Header::ETag, Header::Link],
-                example: r#"{"items":[{"id":"edge_device_01","status":"online","first_seen":1795450000000,"last_seen":1795450060000,"sources":4,"metrics":57,"problems":1}],"next_cursor":null}"#,
+                example: r#"{"items":[{"id":"edge_device_01","status":"online","first_seen":1795450000000,"last_seen":1795450060000,"sources":4,"metrics":57,"problems":1,"labels":{"site":"berlin"}}],"next_cursor":null}"#,
                 ..OK
             }],
             example: "?status=online&limit=10",
@@ -89,10 +92,32 @@ pub(super) static ROUTES: &[Route] = &[
                     about: "The device.",
                     forms: &[json(|g| g.subschema_for::<reply::DeviceInFull<'static>>())],
                     headers: &[Header::ETag],
-                    example: r#"{"id":"edge_device_01","status":"online","first_seen":1795450000000,"last_seen":1795450060000,"sources_count":4,"metrics":57,"problems":1,"agent":{"version":"0.1.0"},"host":{"hostname":"edge-01","os":"Debian GNU/Linux 12 (bookworm)","kernel":"6.1.0","arch":"x86_64","cpus":2,"boot_ts":1795400000000},"sources":[{"name":"cpu","state":"ok","reason":null,"interval_ms":1000,"version":"0.1.0","last_ts":1795450060000}]}"#,
+                    example: r#"{"id":"edge_device_01","status":"online","first_seen":1795450000000,"last_seen":1795450060000,"sources_count":4,"metrics":57,"problems":1,"labels":{"site":"berlin"},"agent_labels":{},"operator_labels":{"site":"berlin"},"agent":{"version":"0.1.0"},"host":{"hostname":"edge-01","os":"Debian GNU/Linux 12 (bookworm)","kernel":"6.1.0","arch":"x86_64","cpus":2,"boot_ts":1795400000000},"sources":[{"name":"cpu","state":"ok","reason":null,"interval_ms":1000,"version":"0.1.0","last_ts":1795450060000}]}"#,
                     ..OK
                 }],
                 problems: &[Kind::InvalidParameter, Kind::NotFound],
+                example: "edge_device_01",
+                ..GET
+            },
+            Operation {
+                verb: Verb::Patch,
+                handler: Handler::Store(endpoints::patch),
+                id: "changeDevice",
+                summary: "Gives a device labels, or takes some away.",
+                about: "A merge patch (RFC 7396) of what the operator says; labels that it does not name stay. A name begins with a letter and has 1 to 63 of a-z, 0-9 and _; a value has at most 256 bytes; \
+                        each side gives at most 32. The operator's come before the agent's. Only with a configured token.",
+                params: &[DEVICE_ID],
+                body: Some(Body {
+                    media: &["application/merge-patch+json", "application/json"],
+                    schema: |g| g.subschema_for::<endpoints::DevicePatch>(),
+                    example: r#"{"labels":{"site":"berlin","old":null}}"#,
+                }),
+                answers: &[Answer {
+                    about: "The device as it is now.",
+                    forms: &[json(|g| g.subschema_for::<reply::DeviceInFull<'static>>())],
+                    ..OK
+                }],
+                problems: &[Kind::InvalidParameter, Kind::NotFound, Kind::Forbidden],
                 example: "edge_device_01",
                 ..GET
             },
@@ -363,4 +388,6 @@ pub(super) static ROUTES: &[Route] = &[
     },
 ];
 
+/// A label's name, or name and value.
+const LABEL: Shape = Shape::Form("^[a-z][a-z0-9_]{0,62}(:[^\\u0000]{0,256})?$");
 const EVENT_ID: Shape = Shape::Form("^[0-9A-Fa-f]{16}-[0-9]{1,19}$");

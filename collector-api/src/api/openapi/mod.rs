@@ -122,7 +122,7 @@ impl Writer {
         if !call.about.is_empty() {
             written["description"] = call.about.into();
         }
-        let as_form = call.verb == Verb::Post;
+        let as_form = call.verb == Verb::Post && call.body.is_none();
         let in_url = |p: &&Param| !as_form || p.place != Place::Query;
         let mut params: Vec<Json> = call.params.iter().filter(in_url).map(parameter).collect();
         if is_kept(call) {
@@ -136,6 +136,16 @@ impl Writer {
         }
         if as_form {
             written["requestBody"] = form(call);
+        }
+        if let Some(body) = call.body {
+            let schema = (body.schema)(&mut self.schemas);
+            let example: Json = serde_json::from_str(body.example).unwrap_or_default();
+            let form = |media: &&str| {
+                let form = json!({"schema": schema, "example": example});
+                ((*media).to_owned(), form)
+            };
+            let content: Map<_, _> = body.media.iter().map(form).collect();
+            written["requestBody"] = json!({"required": true, "content": content});
         }
         match (route.access, call.verb.changes()) {
             (Access::Everybody, _) => written["security"] = json!([]),
@@ -159,6 +169,12 @@ impl Writer {
                 let about = written["description"].as_str().unwrap_or_default();
                 written["description"] = format!("{about} {}", problems::when(*kind)).into();
                 written["content"]["application/problem+json"] = self.problem();
+                if let Some(name) = problems::header(*kind) {
+                    // The other kind of answer does not have it.
+                    let mut header = headers()[name].clone();
+                    header["required"] = false.into();
+                    written["headers"][name] = header;
+                }
             }
             all.insert(status, written);
         }
@@ -198,7 +214,7 @@ impl Writer {
         for (media, schema) in answer.forms {
             content.insert((*media).to_owned(), self.form(*schema));
             let example = serde_json::from_str::<Json>(answer.example);
-            if let Ok(example) = example {
+            if let (Ok(example), Some(_)) = (example, schema) {
                 content[*media]["example"] = example;
             }
         }
@@ -377,7 +393,13 @@ fn example(route: &Route, call: &Operation) -> String {
     let method = match call.verb {
         Verb::Get => "",
         Verb::Post => " -X POST",
+        Verb::Patch => " -X PATCH",
         Verb::Delete => " -X DELETE",
     };
-    format!("curl -s{method} 'http://127.0.0.1:8765{path}'")
+    let body = call.body.map(|body| {
+        let media = body.media.first().copied().unwrap_or_default();
+        format!(" -H 'Content-Type: {media}' -d '{}'", body.example)
+    });
+    let body = body.unwrap_or_default();
+    format!("curl -s{method}{body} 'http://127.0.0.1:8765{path}'")
 }

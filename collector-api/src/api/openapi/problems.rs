@@ -78,7 +78,7 @@ pub(super) fn of(route: &Route, call: &Operation) -> Vec<Kind> {
     if route.access == Access::Token {
         kinds.extend([Kind::Unauthorized, Kind::Misdirected]);
     }
-    if call.verb == Verb::Post {
+    if call.verb == Verb::Post || call.body.is_some() {
         kinds.extend([
             Kind::Malformed,
             Kind::Timeout,
@@ -88,7 +88,7 @@ pub(super) fn of(route: &Route, call: &Operation) -> Vec<Kind> {
     }
     let forms = || call.answers.iter().flat_map(|answer| answer.forms);
     let negotiable = |(media, _): &Form| *media == "application/json" || *media == "text/csv";
-    if route.path.starts_with("/api/") && forms().any(negotiable) {
+    if call.verb == Verb::Get && route.path.starts_with("/api/") && forms().any(negotiable) {
         kinds.push(Kind::NotAcceptable);
     }
     match call.handler {

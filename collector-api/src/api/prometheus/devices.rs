@@ -13,7 +13,7 @@ use super::super::Api;
 use super::super::params::Params;
 use super::super::problem::{Kind, Problem};
 use super::text::{Exposition, Format};
-use crate::query::devices::{STALE_INTERVALS, Status, status};
+use crate::query::devices::{STALE_INTERVALS, Status, labels, status};
 use crate::query::families::{Family, Type};
 use crate::query::fleet::Pattern;
 use crate::query::names::NamedSeries;
@@ -84,7 +84,7 @@ pub(super) fn expose(
         for device in &page {
             let status = status(device, now);
             if wanted.all_of_a_device() {
-                count += 2;
+                count += 3;
                 about_device(&mut exposition, device, status);
             }
             if status != Status::Offline {
@@ -132,6 +132,20 @@ fn about_device(exposition: &mut Exposition, device: &DeviceRecord, status: Stat
         "When its last message arrived, in unix time.",
     );
     exposition.add(&seen, id, &Value::Float(device.last_seen.0 as f64 / 1000.0));
+    let labels = labels(device);
+    if !labels.is_empty() {
+        let family = gauge(
+            "devmon_device_labels",
+            None,
+            "1, with the labels that people gave the device, each with label_ before its name.",
+        );
+        let labels: Vec<_> = labels
+            .into_iter()
+            .map(|(name, value)| (format!("label_{name}"), value))
+            .collect();
+        let labels = labels.iter().map(|(name, value)| (name.as_str(), *value));
+        exposition.add(&family, id.into_iter().chain(labels), &Value::Integer(1));
+    }
 }
 
 fn is_fresh(one: &NamedSeries, about: Option<&About>, now: TimestampMs) -> bool {
