@@ -4,7 +4,7 @@ use devmon_core::descriptor::Kind as MetricKind;
 use devmon_core::wire::{Reason, labels};
 
 use super::super::endpoints::{self, Handler};
-use super::super::params::{LIST_LIMIT, MAX_PATHS, POINTS, ROWS_LIMIT};
+use super::super::params::{LIST_LIMIT, MAX_DEVICES, MAX_PATHS, POINTS, ROWS_LIMIT};
 use super::super::problem::Kind;
 use super::super::{events, reply};
 use super::{
@@ -56,15 +56,10 @@ pub(super) static ROUTES: &[Route] = &[
             params: &[
                 LIMIT,
                 NEXT,
-                Param::new("q", Shape::Text, "Only ids that contain this, in any case.").such_as("edge"),
-                Param::new(
-                    "status",
-                    Shape::Words(|| Status::ALL.map(Status::as_str).to_vec()),
-                    "Only devices of these.",
-                ),
-                Param::new("label", LABEL, "Only devices that have this label: name:value, or a name for any value; several: all of them.")
-                    .up_to(labels::MAX_LABELS)
-                    .such_as("site"),
+                OF_DEVICES,
+                OF_Q,
+                OF_STATUS,
+                OF_LABEL,
                 Param::new("sort", Shape::Sort(|| devices::SortBy::ALL.map(devices::SortBy::as_str).to_vec()), ORDER),
             ],
             answers: &[Answer {
@@ -214,7 +209,7 @@ pub(super) static ROUTES: &[Route] = &[
                     tier says what the values were made of: samples (raw), rollups of a minute (1m) or of an hour (1h). Integers are exact beyond 2^53, too.",
             params: &[
                 DEVICE_ID,
-                Param::new("path", PATH, "Which metrics.").needed().up_to(MAX_PATHS).such_as("/cpu/utilization"),
+                Param::new("path", PATH, "Which metrics: a path, in which a segment * stands for any one name; together no more than 50 metrics.").needed().up_to(MAX_PATHS).such_as("/cpu/utilization"),
                 Param::new(
                     "from",
                     TIME,
@@ -266,6 +261,10 @@ pub(super) static ROUTES: &[Route] = &[
                     .needed()
                     .up_to(MAX_PATHS)
                     .such_as("/cpu/utilization"),
+                OF_DEVICES,
+                OF_Q,
+                OF_STATUS,
+                OF_LABEL,
                 LIMIT,
                 NEXT,
             ],
@@ -388,6 +387,27 @@ pub(super) static ROUTES: &[Route] = &[
     },
 ];
 
+const OF_DEVICES: Param = Param::new(
+    "device",
+    DEVICES,
+    "Only these devices: ids, or patterns of them with * for any characters.",
+)
+.up_to(MAX_DEVICES)
+.such_as("edge_*");
+const OF_Q: Param =
+    Param::new("q", Shape::Text, "Only ids that contain this, in any case.").such_as("edge");
+const OF_STATUS: Param = Param::new(
+    "status",
+    Shape::Words(|| Status::ALL.map(Status::as_str).to_vec()),
+    "Only devices of these.",
+);
+const OF_LABEL: Param = Param::new(
+    "label",
+    LABEL,
+    "Only devices that have this label: name:value, or a name for any value; several: all of them.",
+)
+.up_to(labels::MAX_LABELS)
+.such_as("site");
 /// A label's name, or name and value.
 const LABEL: Shape = Shape::Form("^[a-z][a-z0-9_]{0,62}(:[^\\u0000]{0,256})?$");
 const EVENT_ID: Shape = Shape::Form("^[0-9A-Fa-f]{16}-[0-9]{1,19}$");
