@@ -38,6 +38,13 @@ fn leaf(line: &str, source: &str, name: &str) -> Option<i64> {
     }
 }
 
+/// The descriptor of this path in an `about` message.
+fn describes(line: &str, path: &str) -> Option<Json> {
+    let about = json(line, "/about")?;
+    let all = about["descriptors"].as_array()?;
+    all.iter().find(|d| d["path"] == path).cloned()
+}
+
 /// Times of a source's frames in a metrics message.
 fn ticks_of(line: &str, source: &str) -> Vec<i64> {
     let frames = metrics(line).map(|m| m.frames).unwrap_or_default();
@@ -144,14 +151,17 @@ fn a_file_dropped_changed_and_removed_is_followed_within_five_seconds() {
             );
         };
         plugins.c_as("bad", "libtank.so", &["MODE=0", "VERSION=1"]);
-        version(&mut sub, &mut ticks, 1);
-        sub.wait_for("its descriptor", |line| {
+        let dropped = Instant::now();
+        let (mut runs, mut described) = (false, false);
+        sub.wait_for("the new file's source and its descriptor", |line| {
             ticks.extend(ticks_of(line, "two-a"));
-            let about = json(line, "/about")?;
-            let all = about["descriptors"].as_array()?;
-            let rounds = all.iter().find(|d| d["path"] == "/tank/rounds")?;
-            (rounds["help"] == "Rounds so far.").then_some(())
+            runs |= leaf(line, "tank", "version") == Some(1);
+            let rounds = describes(line, "/tank/rounds");
+            described |= rounds.is_some_and(|d| d["help"] == "Rounds so far.");
+            (runs && described).then_some(())
         });
+        let took = dropped.elapsed();
+        assert!(took < Duration::from_secs(5), "{isolation}: {took:?}");
 
         // Written over in place, by a tool that knows nothing of renames.
         let other = plugins.path("elsewhere");
@@ -223,13 +233,12 @@ fn an_executable_dropped_in_is_a_source() {
         "[[metric]]\npath = \"/level\"\nunit = \"1\"\nkind = \"gauge\"\nhelp = \"How full.\"\n";
     std::fs::write(plugins.path("well.metrics.toml"), described).unwrap();
     script("well.sh", "echo level 7; echo config/source $DEVMON_SOURCE");
-    sub.wait_for("its value", |line| {
-        leaf(line, "well", "level").filter(|v| *v == 7)
-    });
-    sub.wait_for("its descriptor", |line| {
-        let about = json(line, "/about")?;
-        let all = about["descriptors"].as_array()?.clone();
-        all.into_iter().find(|d| d["path"] == "/well/level")
+    // Whichever comes first.
+    let (mut valued, mut described) = (false, false);
+    sub.wait_for("its value and its descriptor", |line| {
+        valued |= leaf(line, "well", "level") == Some(7);
+        described |= describes(line, "/well/level").is_some();
+        (valued && described).then_some(())
     });
     script("broken", "echo no such well >&2; exit 4");
     wait_for_state(
