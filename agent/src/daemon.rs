@@ -36,6 +36,7 @@ use crate::plugins::source::Report;
 use crate::plugins::supervise;
 use crate::plugins::watch::{self, Change, Watch};
 use crate::plugins::{copy, directory};
+use crate::private;
 use crate::publish::{Identity, Publisher};
 use crate::schedule::Schedule;
 use crate::service;
@@ -116,6 +117,10 @@ pub async fn run(settings: Settings, broker: Broker, reread: Reread) -> anyhow::
     let dir = settings.plugin_dir.display().to_string();
     let candidates = directory::candidates(&settings.plugin_dir)
         .with_context(|| format!("cannot list plugin directory {dir}"))?;
+    let spool_dir = settings.spool_limits().map(|l| l.dir);
+    for dir in spool_dir.iter().chain(&settings.private_plugins()) {
+        private::close(dir);
+    }
     let found = directory::verdicts(&candidates, &settings);
     if let Some(private) = settings.private_plugins() {
         let used = found
