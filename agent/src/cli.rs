@@ -10,7 +10,7 @@ use devmon_core::tls::{CertFiles, TlsError};
 use crate::config::{DEFAULT_TOML, Flags, Settings};
 use crate::plugins::host;
 use crate::show::{self, Format, print};
-use crate::{check, check_plugin, connection, daemon, footprint, log};
+use crate::{check, check_plugin, connection, daemon, footprint, log, private};
 
 /// Bad configuration (sysexits.h).
 pub(crate) const EX_CONFIG: u8 = 78;
@@ -87,6 +87,7 @@ pub fn main() -> ExitCode {
         Some(Command::PluginHost(args)) => return host::main(args),
         _ => {}
     }
+    private::umask();
     let settings = match Settings::resolve(&cli.flags, variable) {
         Ok(settings) => settings,
         Err(e) => return refused(&e),

@@ -37,6 +37,7 @@ use crate::plugins::running::{self, Moves, Sources};
 use crate::plugins::source::Report;
 use crate::plugins::supervise;
 use crate::plugins::watch::{Change, Watch};
+use crate::private;
 use crate::publish::{Identity, Publisher};
 use crate::schedule::Schedule;
 use crate::service;
@@ -136,7 +137,7 @@ struct Daemon {
     /// By how much this device publishes later than its ticks.
     jitter: Duration,
     about_at: Option<Instant>,
-    /// When the code of start-up is given back; `None`: it is.
+    /// When code that has not run lately is given back.
     give_back_at: Instant,
 }
 
@@ -150,6 +151,10 @@ pub async fn run(settings: Settings, broker: Broker, reread: Reread) -> anyhow::
     let dir = settings.plugin_dir.display().to_string();
     let candidates = directory::candidates(&settings.plugin_dir)
         .with_context(|| format!("cannot list plugin directory {dir}"))?;
+    let spool_dir = settings.spool_limits().map(|l| l.dir);
+    for dir in spool_dir.iter().chain(&settings.private_plugins()) {
+        private::close(dir);
+    }
     if candidates.is_empty() {
         warn!(dir, "no plugins: nothing is measured");
     }

@@ -30,6 +30,7 @@ mod log;
 pub mod outbox;
 pub mod own;
 pub mod plugins;
+mod private;
 pub mod publish;
 pub mod schedule;
 pub mod service;

@@ -6,9 +6,11 @@
 //! it is just being sent; [`Durability::Strict`] writes each message at once. So a kill -9 or a power cut costs what was measured in the last seconds of an
 //! outage, or nothing. A spool that can not be written gives its messages back, and they wait in memory.
 //!
-//! Memory is bounded by bytes: when it is full and the spool takes nothing, the oldest messages are dropped and counted by [`DropReason`], for a fresh value is worth more than an old one.
+//! Memory is bounded by bytes. When it is full, what is on disk as well leaves it first and is read again later, then what is not is written. Only when the spool refuses, the oldest messages are
+//! dropped and counted by [`DropReason`], for a fresh value is worth more than an old one. While a disk that stalls owes an answer, memory may hold [twice the bound](Outbox::make_room); beyond it
+//! messages are dropped all the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use devmon_core::journal::Position;
@@ -24,6 +26,7 @@ const OVERHEAD_BYTES: usize = 128;
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// Messages that are read back from disk at a time; as much again when half of it is sent.
 const WAKE: usize = 64;
+/// And their bytes; of a small outbox a quarter. The last one may exceed it.
 const WAKE_BYTES: usize = 1024 * 1024;
 
 /// When messages are written to disk.
@@ -75,7 +78,8 @@ enum Place {
 
 #[derive(Debug)]
 struct Entry {
-    payload: Vec<u8>,
+    /// `None`: it is in flight, and to send it again it is read from disk.
+    payload: Option<Vec<u8>>,
     place: Place,
     since: Instant,
     disk: Disk,
@@ -88,6 +92,30 @@ enum Disk {
     /// It was handed to the spool's thread, which has not answered yet.
     Asked,
     At(Position),
+    /// It was, and the spool deleted it to keep its bounds. It is not written again: that would only delete others.
+    Deleted,
+}
+
+impl Disk {
+    /// On disk, or with the spool's thread, which gives it back if it can not write it.
+    fn has_it(self) -> bool {
+        matches!(self, Self::Asked | Self::At(_))
+    }
+}
+
+impl Entry {
+    fn size_bytes(&self) -> usize {
+        cost(self.payload.as_deref())
+    }
+
+    /// In memory only, and of use to the spool.
+    fn is_unwritten(&self) -> bool {
+        self.disk == Disk::No && self.payload.is_some()
+    }
+}
+
+fn cost(payload: Option<&[u8]>) -> usize {
+    payload.map_or(0, <[u8]>::len) + OVERHEAD_BYTES
 }
 
 /// Messages in memory, and what the spool has behind them. Called by one task at a time.
@@ -107,8 +135,14 @@ pub struct Outbox {
     /// As the spool's thread last said.
     state: State,
     problem: Option<String>,
-    /// Orders that are not answered yet.
-    storing: usize,
+    /// Bytes of each order to store that is not answered yet.
+    storing: VecDeque<usize>,
+    /// Left memory while they were being stored.
+    let_go: BTreeSet<u64>,
+    /// Left memory for they are on disk, and the spool has not yet said that it knows: with the number of the order that tells it.
+    parting: BTreeMap<Position, u64>,
+    /// How often the spool was told that messages sleep again.
+    told: u64,
     waking: bool,
     connected: bool,
     /// How often the spool was rewound.
@@ -130,7 +164,10 @@ impl Outbox {
             spool: None,
             state: State::default(),
             problem: None,
-            storing: 0,
+            storing: VecDeque::new(),
+            let_go: BTreeSet::new(),
+            parting: BTreeMap::new(),
+            told: 0,
             waking: false,
             connected: false,
             rewinds: 0,
@@ -150,10 +187,24 @@ impl Outbox {
     /// Takes a message. May drop older ones.
     pub fn push(&mut self, payload: Vec<u8>, now: Instant) {
         self.insert(payload, Place::Live, now, Disk::No);
-        if self.durability == Durability::Strict {
-            self.spill(now, Duration::ZERO, true);
+        self.write_at_once();
+        self.make_room();
+    }
+
+    /// Strict: hands over what is not written. A spool that refuses is asked again by [`maintain`](Self::maintain), one that is behind when it has answered.
+    fn write_at_once(&mut self) {
+        if self.durability == Durability::Strict && self.problem.is_none() && !self.is_behind() {
+            self.spill(true);
         }
-        self.make_room(now);
+    }
+
+    /// The spool has more to write than it should be given: the rest would only be dropped later.
+    fn is_behind(&self) -> bool {
+        self.storing_bytes() > self.limit_bytes / 2
+    }
+
+    fn storing_bytes(&self) -> usize {
+        self.storing.iter().sum()
     }
 
     fn insert(&mut self, payload: Vec<u8>, place: Place, since: Instant, disk: Disk) {
@@ -163,14 +214,14 @@ impl Outbox {
     }
 
     fn put(&mut self, key: u64, payload: Vec<u8>, place: Place, since: Instant, disk: Disk) {
-        self.bytes += payload.len() + OVERHEAD_BYTES;
         self.count(place, 1);
         let entry = Entry {
-            payload,
+            payload: Some(payload),
             place,
             since,
             disk,
         };
+        self.bytes += entry.size_bytes();
         self.entries.insert(key, entry);
     }
 
@@ -192,7 +243,7 @@ impl Outbox {
         self.count(place, -1);
         let entry = self.entries.get_mut(&key)?;
         entry.place = Place::InFlight;
-        let payload = entry.payload.clone();
+        let payload = entry.payload.clone()?; // only what is in flight has none
         self.refill();
         Some((key, payload))
     }
@@ -204,25 +255,40 @@ impl Outbox {
         {
             self.settle(place);
         }
+        self.refill();
     }
 
     /// The connection is gone: what was in flight or live is backlog now; what is on disk as well leaves memory.
     pub fn disconnected(&mut self) {
         self.connected = false;
-        let before = self.entries.len();
-        self.entries
-            .retain(|_, entry| !matches!(entry.disk, Disk::At(_)));
-        if let Some(spool) = self.spool.as_ref().filter(|_| self.entries.len() < before) {
+        (self.bytes, self.live, self.backlog) = (0, 0, 0);
+        let mut on_disk = Vec::new();
+        for (key, entry) in std::mem::take(&mut self.entries) {
+            match (entry.disk, entry.payload) {
+                (Disk::At(place), _) => on_disk.push(place),
+                (disk, Some(payload)) => {
+                    self.put(key, payload, Place::Backlog, entry.since, disk);
+                }
+                (Disk::Asked, None) => {
+                    self.let_go.insert(key);
+                }
+                // It was in flight only: neither here nor on disk any more.
+                (Disk::No | Disk::Deleted, None) => self.drop_one(DropReason::SpoolFull),
+            }
+        }
+        if let Some(spool) = self.spool.as_ref().filter(|_| !on_disk.is_empty()) {
             self.rewinds += 1;
-            self.state.sleeps = true;
             spool.rewind();
+            self.part(&on_disk);
         }
-        self.bytes = 0;
-        for entry in self.entries.values_mut() {
-            entry.place = Place::Backlog;
-            self.bytes += entry.payload.len() + OVERHEAD_BYTES;
-        }
-        (self.live, self.backlog) = (0, self.entries.len());
+    }
+
+    /// These are on disk only, and the spool was just told so.
+    fn part(&mut self, places: &[Position]) {
+        self.told += 1;
+        let told = self.told;
+        self.parting.extend(places.iter().map(|p| (*p, told)));
+        self.state.sleeps = true;
     }
 
     /// A connection stands: the newest message is live, all before it are backlog.
@@ -241,28 +307,25 @@ impl Outbox {
     #[must_use]
     pub fn next_maintenance(&self) -> Option<Instant> {
         self.spool.as_ref()?;
-        let unwritten = self.entries.values().find(|e| e.disk == Disk::No)?;
+        let unwritten = self.entries.values().find(|e| e.is_unwritten())?;
         Some(unwritten.since + PATIENCE)
     }
 
     /// Writes what has waited too long.
     pub fn maintain(&mut self, now: Instant) {
         let due = self.next_maintenance().is_some_and(|at| now >= at);
-        if due && self.storing == 0 {
-            self.spill(now, Duration::ZERO, false);
+        if due && self.storing.is_empty() {
+            self.spill(false);
         }
     }
 
-    /// Hands to the spool what has waited for `age`. What is in flight stays in memory as well; with `keep` everything does.
-    fn spill(&mut self, now: Instant, age: Duration, keep: bool) {
+    /// Hands to the spool what it has not. What is in flight stays in memory as well; with `keep` everything does.
+    fn spill(&mut self, keep: bool) {
         if self.spool.is_none() {
             return;
         }
-        let old = |e: &Entry| now.saturating_duration_since(e.since) >= age;
-        let keys: Vec<u64> = (self.entries.iter())
-            .filter(|(_, e)| e.disk == Disk::No && old(e))
-            .map(|(key, _)| *key)
-            .collect();
+        let unwritten = self.entries.iter().filter(|(_, e)| e.is_unwritten());
+        let keys: Vec<u64> = unwritten.map(|(key, _)| *key).collect();
         let mut waiting = Vec::with_capacity(keys.len());
         for key in keys {
             let Some(entry) = self.entries.get_mut(&key) else {
@@ -273,23 +336,29 @@ impl Outbox {
                 entry.disk = Disk::Asked;
                 entry.payload.clone()
             } else {
-                self.remove(key).map(|e| e.payload).unwrap_or_default()
+                self.remove(key).and_then(|e| e.payload)
             };
             waiting.push(Waiting {
                 key,
-                payload,
+                payload: payload.unwrap_or_default(), // there is one: that was asked above
                 awake,
             });
         }
         if let Some(spool) = self.spool.as_ref().filter(|_| !waiting.is_empty()) {
-            self.storing += 1;
+            let bytes = waiting.iter().map(|w| cost(Some(&w.payload))).sum();
+            self.storing.push_back(bytes);
             spool.store(waiting);
         }
     }
 
     /// The end: everything is handed to the spool, which writes it and ends. `None`: there is no spool.
-    pub fn close(&mut self, now: Instant) -> Option<std::thread::JoinHandle<()>> {
-        self.spill(now, Duration::ZERO, true);
+    pub fn close(&mut self) -> Option<std::thread::JoinHandle<()>> {
+        for entry in self.entries.values_mut() {
+            if entry.disk == Disk::Deleted {
+                entry.disk = Disk::No; // the newer ones have been delivered meanwhile, or not: it is the last chance
+            }
+        }
+        self.spill(true);
         self.spool.take().map(SpoolThread::stop)
     }
 
@@ -297,48 +366,98 @@ impl Outbox {
     #[must_use]
     pub fn unwritten(&self) -> usize {
         let written = |e: &&Entry| !matches!(e.disk, Disk::At(_));
-        self.entries.values().filter(written).count()
+        self.entries.values().filter(written).count() + self.let_go.len()
     }
 
     /// Takes what the spool's thread has to say.
     pub fn on_spool(&mut self, event: Event, now: Instant) {
         match event {
-            Event::Opened(state) => self.state = state,
+            Event::Opened(state) | Event::Settled(state) => self.learn(state),
             Event::Stored(places, state) => {
-                self.storing = self.storing.saturating_sub(1);
-                (self.state, self.problem) = (state, None);
-                for (key, place) in places {
-                    match self.entries.get_mut(&key) {
-                        Some(entry) => entry.disk = Disk::At(place),
-                        // Acknowledged meanwhile.
-                        None => self.settle(place),
-                    }
-                }
+                self.storing.pop_front();
+                self.problem = None;
+                self.stored(places, state.rewinds == self.rewinds);
+                self.learn(state);
+                self.write_at_once();
             }
             Event::Refused(messages, problem) => {
-                self.storing = self.storing.saturating_sub(1);
+                self.storing.pop_front();
                 self.problem = Some(problem);
                 for message in messages {
-                    if let Some(entry) = self.entries.get_mut(&message.key) {
-                        (entry.disk, entry.since) = (Disk::No, now);
-                    } else if !message.awake {
-                        self.put(message.key, message.payload, Place::Backlog, now, Disk::No);
-                    }
+                    self.refused(message, now);
                 }
-                self.make_room(now);
             }
             Event::Woken(messages, state) => {
                 self.waking = false;
-                self.state = state;
                 // Of before a lost connection: they sleep again.
                 let valid = state.rewinds == self.rewinds;
                 for (place, payload) in messages.into_iter().filter(|_| valid) {
                     self.insert(payload, Place::Backlog, now, Disk::At(place));
                 }
+                self.learn(state);
             }
-            Event::Settled(state) => self.state = state,
         }
+        self.make_room();
         self.refill();
+    }
+
+    /// These are on disk, awake. Not `current`: a lost connection has put them to sleep since.
+    fn stored(&mut self, places: Vec<(u64, Position)>, current: bool) {
+        let mut asleep = Vec::new();
+        for (key, place) in places {
+            match self.entries.get_mut(&key) {
+                Some(entry) if current || entry.place == Place::InFlight => {
+                    entry.disk = Disk::At(place);
+                }
+                Some(_) => {
+                    self.remove(key);
+                }
+                None if self.let_go.remove(&key) => asleep.push(place),
+                // Acknowledged meanwhile.
+                None => self.settle(place),
+            }
+        }
+        self.sleep(asleep);
+    }
+
+    /// The spool could not write it.
+    fn refused(&mut self, message: Waiting, now: Instant) {
+        let Waiting {
+            key,
+            payload,
+            awake,
+        } = message;
+        if let Some(entry) = self.entries.get_mut(&key) {
+            self.bytes -= entry.size_bytes();
+            (entry.disk, entry.since) = (Disk::No, now);
+            entry.payload = Some(payload);
+            self.bytes += entry.size_bytes();
+        } else if self.let_go.remove(&key) || !awake {
+            self.put(key, payload, Place::Backlog, now, Disk::No);
+        }
+    }
+
+    /// What the spool deleted to keep its own bounds is on disk no more.
+    fn learn(&mut self, state: State) {
+        let oldest = state.oldest;
+        if oldest != self.state.oldest {
+            for entry in self.entries.values_mut() {
+                if matches!(entry.disk, Disk::At(place) if place < oldest) {
+                    entry.disk = Disk::Deleted;
+                }
+            }
+        }
+        let mut lost = 0;
+        self.parting.retain(|place, told| {
+            let knows = *told <= state.told; // then it counts for itself
+            lost += u64::from(!knows && *place < oldest);
+            !knows && *place >= oldest
+        });
+        if lost > 0 {
+            *self.dropped.entry(DropReason::SpoolFull).or_default() += lost;
+        }
+        self.state = state;
+        self.state.sleeps |= !self.parting.is_empty();
     }
 
     fn settle(&mut self, place: Position) {
@@ -347,34 +466,100 @@ impl Outbox {
         }
     }
 
-    /// Reads more back from disk before the backlog in memory runs out.
-    fn refill(&mut self) {
-        let Some(spool) = &self.spool else { return };
-        if self.connected && self.state.sleeps && !self.waking && self.backlog < WAKE / 2 {
-            self.waking = true;
-            spool.wake(WAKE, WAKE_BYTES);
+    fn sleep(&mut self, places: Vec<Position>) {
+        if let Some(spool) = self.spool.as_ref().filter(|_| !places.is_empty()) {
+            spool.sleep(places.clone());
+            self.part(&places);
         }
     }
 
-    /// Keeps the bound: by writing if the spool takes it, else by dropping.
-    fn make_room(&mut self, now: Instant) {
-        if self.bytes <= self.limit_bytes {
-            return;
+    /// Reads more back from disk before the backlog in memory runs out. Not into memory that is half full: it would leave again at once.
+    fn refill(&mut self) {
+        let Some(spool) = &self.spool else { return };
+        let has_room = self.bytes <= self.limit_bytes / 2;
+        if self.connected
+            && self.state.sleeps
+            && !self.waking
+            && has_room
+            && self.backlog < WAKE / 2
+        {
+            self.waking = true;
+            spool.wake(WAKE, WAKE_BYTES.min(self.limit_bytes / 4));
         }
-        if self.spool.is_some() && self.problem.is_none() && self.storing == 0 {
-            self.spill(now, Duration::ZERO, false);
+    }
+
+    /// Keeps the bound: by forgetting what is on disk or on its way there, then by writing, and by dropping only if the spool refuses, or owes an answer for so long
+    /// that memory and what it was handed are over twice the bound.
+    fn make_room(&mut self) {
+        if self.bytes > self.limit_bytes && self.spool.is_some() {
+            self.forget_payloads();
+            self.forget_what_is_on_disk();
+            if self.bytes > self.limit_bytes && self.problem.is_none() && !self.is_behind() {
+                self.spill(false);
+                self.forget_payloads();
+            }
         }
-        while self.bytes > self.limit_bytes {
+        let is_awaited = !self.storing.is_empty() && self.problem.is_none();
+        let most = if is_awaited {
+            (2 * self.limit_bytes).saturating_sub(self.storing_bytes())
+        } else {
+            self.limit_bytes
+        };
+        while self.bytes > most {
             let Some(key) = self.victim() else { break };
             self.remove(key);
-            *self.dropped.entry(DropReason::OutboxFull).or_default() += 1;
+            self.drop_one(DropReason::OutboxFull);
         }
+    }
+
+    /// Of what is in flight, the bytes are needed only if the connection is lost; then it is read from disk.
+    fn forget_payloads(&mut self) {
+        let in_flight = self
+            .entries
+            .values_mut()
+            .filter(|e| e.place == Place::InFlight && e.disk.has_it() && e.payload.is_some());
+        for entry in in_flight {
+            self.bytes -= entry.size_bytes();
+            entry.payload = None;
+            self.bytes += entry.size_bytes();
+        }
+    }
+
+    /// Until the bound holds: backlog that was read too early, then the oldest live messages.
+    fn forget_what_is_on_disk(&mut self) {
+        let (mut excess, mut keys) = (self.bytes.saturating_sub(self.limit_bytes), Vec::new());
+        for place in [Place::Backlog, Place::Live] {
+            let there = self.entries.iter().filter(|(_, e)| e.place == place);
+            for (key, entry) in there.filter(|(_, e)| e.disk.has_it()) {
+                if excess == 0 {
+                    break;
+                }
+                excess = excess.saturating_sub(entry.size_bytes());
+                keys.push(*key);
+            }
+        }
+        let mut asleep = Vec::new();
+        for key in keys {
+            match self.remove(key).map(|e| e.disk) {
+                Some(Disk::At(place)) => asleep.push(place),
+                Some(Disk::Asked) => {
+                    self.let_go.insert(key);
+                }
+                Some(Disk::No | Disk::Deleted) | None => {}
+            }
+        }
+        self.sleep(asleep);
+    }
+
+    fn drop_one(&mut self, reason: DropReason) {
+        *self.dropped.entry(reason).or_default() += 1;
     }
 
     /// The oldest message that is neither in flight nor on disk, else the oldest of all, but never the newest.
     fn victim(&self) -> Option<u64> {
         let newest = *self.entries.last_key_value()?.0;
-        let in_memory = || self.entries.iter().filter(|(_, e)| e.disk == Disk::No);
+        let only_here = |e: &Entry| e.payload.is_some() && !e.disk.has_it();
+        let in_memory = || self.entries.iter().filter(|(_, e)| only_here(e));
         let waiting = in_memory()
             .find(|(_, e)| e.place != Place::InFlight)
             .map(|(key, _)| *key)
@@ -385,7 +570,7 @@ impl Outbox {
 
     fn remove(&mut self, key: u64) -> Option<Entry> {
         let entry = self.entries.remove(&key)?;
-        self.bytes -= entry.payload.len() + OVERHEAD_BYTES;
+        self.bytes -= entry.size_bytes();
         self.count(entry.place, -1);
         Some(entry)
     }
@@ -413,13 +598,17 @@ impl Outbox {
     /// True if all is acknowledged.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty() && !self.state.sleeps && self.storing == 0 && !self.waking
+        self.entries.is_empty()
+            && !self.state.sleeps
+            && self.storing.is_empty()
+            && self.parting.is_empty()
+            && !self.waking
     }
 
-    /// Bytes in memory.
+    /// Bytes in memory, with those that the spool was handed and has not answered for.
     #[must_use]
     pub fn size_bytes(&self) -> usize {
-        self.bytes
+        self.bytes + self.storing_bytes()
     }
 
     /// The spool as it last said, and why it can not be written.
@@ -439,7 +628,7 @@ impl Outbox {
             (DropReason::SpoolDamaged, given_up.damaged),
         ] {
             if count > 0 {
-                dropped.insert(reason, count);
+                *dropped.entry(reason).or_default() += count;
             }
         }
         dropped
@@ -515,9 +704,13 @@ mod tests {
 
     impl WithSpool {
         fn new(dir: &std::path::Path, durability: Durability) -> Self {
+            Self::bounded(dir, durability, 1 << 30)
+        }
+
+        fn bounded(dir: &std::path::Path, durability: Durability, max_bytes: u64) -> Self {
             let limits = Limits {
                 dir: dir.to_owned(),
-                max_bytes: 1 << 30,
+                max_bytes,
                 max_age: Duration::from_secs(3600),
             };
             let (tell, events) = channel();
@@ -535,6 +728,38 @@ mod tests {
         fn event(&mut self) {
             let event = self.events.recv_timeout(Duration::from_secs(20)).unwrap();
             self.outbox.on_spool(event, Instant::now());
+        }
+
+        /// Takes what the spool has said, and waits for what it was asked to write.
+        fn listen(&mut self) {
+            while !self.outbox.storing.is_empty() {
+                self.event();
+            }
+            while let Ok(event) = self.events.try_recv() {
+                self.outbox.on_spool(event, Instant::now());
+            }
+        }
+
+        /// Numbered messages of so many bytes; after each, as many are sent as the connection's window takes, and no PUBACK comes. The keys in flight.
+        fn push_unanswered(&mut self, numbers: std::ops::Range<usize>, size: usize) -> Vec<u64> {
+            let start = Instant::now();
+            let mut in_flight = Vec::new();
+            for i in numbers {
+                let now = start + Duration::from_secs(i as u64);
+                let number = i.to_string(); // a width of a format ends at 65535
+                let message = "0".repeat(size - number.len()) + &number;
+                self.outbox.push(message.into_bytes(), now);
+                self.outbox.maintain(now);
+                while in_flight.len() < 64
+                    && let Some((key, _)) = self.outbox.next(true)
+                {
+                    in_flight.push(key);
+                }
+                self.listen();
+                let (size, limit) = (self.outbox.size_bytes(), self.outbox.limit_bytes);
+                assert!(size <= 2 * limit, "{i}: {size} of {limit}");
+            }
+            in_flight
         }
 
         /// Sends and acknowledges everything; the payloads in the order of sending.
@@ -571,7 +796,7 @@ mod tests {
             spooled.outbox.acknowledged(key);
             spooled.outbox.maintain(now);
         }
-        let end = spooled.outbox.close(start).unwrap();
+        let end = spooled.outbox.close().unwrap();
         end.join().unwrap();
         assert_eq!(segments(dir.path()), 0);
     }
@@ -586,7 +811,7 @@ mod tests {
             spooled.outbox.push(i.to_string().into_bytes(), now);
             spooled.outbox.disconnected();
             spooled.outbox.maintain(now);
-            if spooled.outbox.storing > 0 {
+            if !spooled.outbox.storing.is_empty() {
                 spooled.event();
             }
             assert!(spooled.outbox.len() < 10, "memory stays small");
@@ -647,7 +872,7 @@ mod tests {
                 .push(vec![b'x'; 1_000], start + Duration::from_secs(i));
             spooled.outbox.disconnected();
             spooled.outbox.maintain(start + Duration::from_secs(i));
-            while spooled.outbox.storing > 0 {
+            while !spooled.outbox.storing.is_empty() {
                 spooled.event();
             }
         }
@@ -663,11 +888,121 @@ mod tests {
         let mut spooled = WithSpool::new(dir.path(), Durability::Relaxed);
         spooled.outbox.push(b"last".to_vec(), Instant::now());
         spooled.outbox.next(false).unwrap(); // in flight
-        let end = spooled.outbox.close(Instant::now()).unwrap();
+        let end = spooled.outbox.close().unwrap();
         end.join().unwrap();
         spooled.event();
         assert_eq!(spooled.outbox.unwritten(), 0);
         let mut again = WithSpool::new(dir.path(), Durability::Relaxed);
         assert_eq!(again.deliver(), ["last"]);
+    }
+
+    const EACH: usize = 1_000 + OVERHEAD_BYTES;
+
+    /// The numbers of messages, each once, in order.
+    fn numbers(payloads: &[String]) -> Vec<usize> {
+        let all: std::collections::BTreeSet<usize> =
+            payloads.iter().map(|p| p.parse().unwrap()).collect();
+        all.into_iter().collect()
+    }
+
+    #[test]
+    fn nothing_is_dropped_while_the_spool_takes_it() {
+        for durability in [Durability::Relaxed, Durability::Strict] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut spooled = WithSpool::new(dir.path(), durability);
+            spooled.outbox.limit_bytes = 20 * EACH;
+            // An outage with a backlog, a connection that answers nothing, its end, and another.
+            spooled.outbox.disconnected();
+            let start = Instant::now();
+            for i in 0..100 {
+                let now = start + Duration::from_secs(i);
+                let message = format!("{i:01000}").into_bytes();
+                spooled.outbox.push(message, now);
+                spooled.outbox.maintain(now);
+                spooled.listen();
+            }
+            spooled.outbox.connected();
+            spooled.event(); // some of it is awake
+            spooled.push_unanswered(100..300, 1_000);
+            spooled.outbox.disconnected();
+            let sent = numbers(&spooled.deliver());
+            let none = BTreeMap::new();
+            assert_eq!(spooled.outbox.dropped(), none, "{durability:?}");
+            assert_eq!(sent, (0..300).collect::<Vec<_>>(), "{durability:?}");
+        }
+    }
+
+    #[test]
+    fn a_connection_that_answers_late_gets_everything() {
+        for durability in [Durability::Relaxed, Durability::Strict] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut spooled = WithSpool::new(dir.path(), durability);
+            spooled.outbox.limit_bytes = 20 * EACH;
+            spooled.outbox.connected();
+            let in_flight = spooled.push_unanswered(0..300, 1_000);
+            assert_eq!(in_flight.len(), 64);
+            assert!(spooled.outbox.dropped().is_empty());
+            // The same connection: no rewind brings them back.
+            in_flight
+                .iter()
+                .for_each(|key| spooled.outbox.acknowledged(*key));
+            let mut rest = std::collections::BTreeSet::new();
+            while !spooled.outbox.is_empty() {
+                match spooled.outbox.next(true) {
+                    Some((key, payload)) => {
+                        let number: usize = String::from_utf8(payload).unwrap().parse().unwrap();
+                        assert!(rest.insert(number), "{number} is sent twice");
+                        spooled.outbox.acknowledged(key);
+                    }
+                    None => spooled.event(),
+                }
+            }
+            assert_eq!(rest.len(), 300 - 64, "{durability:?}");
+        }
+    }
+
+    #[test]
+    fn a_disk_that_stalls_costs_bounded_memory_and_counted_messages() {
+        for durability in [Durability::Relaxed, Durability::Strict] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut spooled = WithSpool::new(dir.path(), durability);
+            let limit = 20 * EACH;
+            spooled.outbox.limit_bytes = limit;
+            let start = Instant::now();
+            for i in 0..200 {
+                let now = start + Duration::from_secs(i);
+                let message = format!("{i:01000}").into_bytes();
+                spooled.outbox.push(message, now);
+                spooled.outbox.maintain(now);
+                // Its answers are not heard.
+                let size = spooled.outbox.size_bytes();
+                assert!(size <= 2 * limit, "{durability:?} {i}: {size} of {limit}");
+            }
+            let dropped = spooled.outbox.dropped()[&DropReason::OutboxFull];
+            let sent = numbers(&spooled.deliver());
+            assert_eq!(sent.len() as u64 + dropped, 200, "{durability:?}");
+            assert!(sent.contains(&199) && sent.len() >= 20, "{sent:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_full_spool_deletes_is_still_in_memory_or_counted() {
+        let size = crate::spool::SEGMENT_BYTES as usize / 4;
+        for in_memory in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let max = 2 * crate::spool::SEGMENT_BYTES;
+            let mut spooled = WithSpool::bounded(dir.path(), Durability::Strict, max);
+            if !in_memory {
+                spooled.outbox.limit_bytes = 2 * size;
+            }
+            spooled.outbox.connected();
+            let in_flight = spooled.push_unanswered(0..40, size);
+            assert_eq!(in_flight.len(), 40);
+            spooled.outbox.disconnected();
+            let sent = numbers(&spooled.deliver());
+            let dropped: u64 = spooled.outbox.dropped().values().sum();
+            assert_eq!(sent.len() as u64 + dropped, 40, "{sent:?}");
+            assert_eq!(dropped == 0, in_memory, "{dropped}");
+        }
     }
 }

@@ -272,7 +272,7 @@ impl Publisher {
         } else {
             poll.abort();
         }
-        let closing = self.shared.link().outbox.close(Instant::now());
+        let closing = self.shared.link().outbox.close();
         let until = Instant::now() + SPOOLED;
         while closing.as_ref().is_some_and(|t| !t.is_finished()) && Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(2)).await; // a thread can not be awaited

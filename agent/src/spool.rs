@@ -1,12 +1,13 @@
 //! The spool: messages that have waited too long, on disk until the broker has acknowledged them.
 //!
 //! A [`Journal`] and a cursor. A record behind the cursor **sleeps**: it is on disk only. [`Spool::wake`] hands the oldest out and moves the cursor over them; from there they are
-//! **awake**, held in memory by the [`outbox`](crate::outbox), until [`Spool::settle`] says that the broker has them, or [`Spool::rewind`] that the connection is lost and all sleep again.
+//! **awake**, held in memory by the [`outbox`](crate::outbox), until [`Spool::settle`] says that the broker has them, [`Spool::sleep`] that memory was needed for others, or [`Spool::rewind`] that
+//! the connection is lost and all sleep again.
 //! A record may also be stored as awake, because it is just being sent. Segments in which all is settled are deleted.
 //!
 //! **Promises**: what [`Spool::store`] has returned `Ok` for survives kill -9 and power cuts, and is handed out again after a restart. At a restart everything in the spool sleeps, so that up
 //! to one segment ([`SEGMENT_BYTES`]) of settled messages may be sent again; the collector knows them by their (device, boot, seq).
-//! Bounded by bytes and age: whole segments go, oldest first, and what had not been settled in them is counted.
+//! Bounded by bytes and age: whole segments go, oldest first, and what slept in them is counted. What was awake is in the outbox's hands, which learns of it by [`State::oldest`].
 //!
 //! It leaves to others: when to store (the outbox), and not to block the daemon ([`SpoolThread`], which is all that it sees).
 
@@ -160,6 +161,21 @@ impl Spool {
         self.trim();
     }
 
+    /// These were awake and sleep again.
+    pub fn sleep(&mut self, places: &[Position]) {
+        for place in places {
+            if self.awake.remove(place) {
+                // Where the record begins is not known, but its segment is; what is settled or awake in it is passed over.
+                let begins = Position {
+                    segment: place.segment,
+                    offset: 0,
+                };
+                self.cursor = self.cursor.min(begins);
+                self.reader = None;
+            }
+        }
+    }
+
     /// Everything that is not settled sleeps again.
     pub fn rewind(&mut self) {
         self.awake.clear();
@@ -171,6 +187,12 @@ impl Spool {
     #[must_use]
     pub fn sleeps(&self) -> bool {
         self.journal.has_records_behind(self.cursor)
+    }
+
+    /// No record lies before it.
+    #[must_use]
+    pub fn oldest(&self) -> Position {
+        self.journal.oldest()
     }
 
     /// Bytes on disk.
@@ -222,7 +244,7 @@ impl Spool {
         }
         let begins = self.journal.oldest();
         let settled = self.settled.range(..begins).count() as u64;
-        // Awake ones are in memory and will still be sent, unless the connection is lost.
+        // Awake ones are in the outbox, which counts what it loses.
         let awake = self.awake.range(..begins).count() as u64;
         let lost = lost(before, dropped).saturating_sub(settled + awake);
         if full {
@@ -257,6 +279,7 @@ enum Order {
     Store(Vec<Waiting>),
     Wake { count: usize, bytes: usize },
     Settle(Vec<Position>),
+    Sleep(Vec<Position>),
     Rewind,
 }
 
@@ -274,14 +297,32 @@ pub enum Event {
 }
 
 /// How full it is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct State {
     /// How often it was rewound: what was woken before is asleep again.
     pub rewinds: u64,
+    /// How often it was told that messages sleep again: orders to sleep, and to rewind.
+    pub told: u64,
+    /// What was stored before it is on disk no more.
+    pub oldest: Position,
     /// Messages are on disk only.
     pub sleeps: bool,
     pub size_bytes: u64,
     pub given_up: GivenUp,
+}
+
+impl Default for State {
+    /// Of a spool that has never been open.
+    fn default() -> Self {
+        Self {
+            rewinds: 0,
+            told: 0,
+            oldest: Position::START,
+            sleeps: false,
+            size_bytes: 0,
+            given_up: GivenUp::default(),
+        }
+    }
 }
 
 /// The spool on a thread of its own: a disk that stalls delays no tick.
@@ -323,6 +364,11 @@ impl SpoolThread {
 
     pub fn settle(&self, places: Vec<Position>) {
         let _ = self.orders.send(Order::Settle(places));
+    }
+
+    /// Puts these to sleep.
+    pub fn sleep(&self, places: Vec<Position>) {
+        let _ = self.orders.send(Order::Sleep(places));
     }
 
     /// Puts everything to sleep that is not settled.
@@ -375,15 +421,18 @@ fn run(limits: &Limits, keep_newest: bool, orders: &Receiver<Order>, tell: &dyn 
         tried: Instant::now(),
         problem: String::new(),
     };
-    let mut rewinds = 0;
-    let state = |spool: &Spool, rewinds| State {
+    // Rewinds, and all orders after which messages sleep.
+    let mut told = (0, 0);
+    let state = |spool: &Spool, (rewinds, told)| State {
         rewinds,
+        told,
+        oldest: spool.oldest(),
         sleeps: spool.sleeps(),
         size_bytes: spool.size_bytes(),
         given_up: spool.given_up(),
     };
     if let Ok(spool) = slot.get() {
-        tell(Event::Opened(state(spool, rewinds)));
+        tell(Event::Opened(state(spool, told)));
     }
     let mut failed_at: Option<Instant> = None;
     for order in orders {
@@ -399,7 +448,7 @@ fn run(limits: &Limits, keep_newest: bool, orders: &Receiver<Order>, tell: &dyn 
                             .map(|m| (m.payload.as_slice(), m.awake))
                             .collect();
                         let places = spool.store(&refs).map_err(|e| e.to_string())?;
-                        Ok((places, state(spool, rewinds)))
+                        Ok((places, state(spool, told)))
                     })
                 };
                 match stored {
@@ -424,11 +473,12 @@ fn run(limits: &Limits, keep_newest: bool, orders: &Receiver<Order>, tell: &dyn 
             }
             Order::Wake { count, bytes } => {
                 let (woken, state) = match slot.get() {
-                    Ok(spool) => (spool.wake(count, bytes), state(spool, rewinds)),
+                    Ok(spool) => (spool.wake(count, bytes), state(spool, told)),
                     Err(_) => (
                         Vec::new(),
                         State {
-                            rewinds,
+                            rewinds: told.0,
+                            told: told.1,
                             ..State::default()
                         },
                     ),
@@ -436,10 +486,17 @@ fn run(limits: &Limits, keep_newest: bool, orders: &Receiver<Order>, tell: &dyn 
                 tell(Event::Woken(woken, state));
             }
             Order::Rewind => {
-                rewinds += 1;
+                told = (told.0 + 1, told.1 + 1);
                 if let Ok(spool) = slot.get() {
                     spool.rewind();
-                    tell(Event::Settled(state(spool, rewinds)));
+                    tell(Event::Settled(state(spool, told)));
+                }
+            }
+            Order::Sleep(places) => {
+                told.1 += 1;
+                if let Ok(spool) = slot.get() {
+                    spool.sleep(&places);
+                    tell(Event::Settled(state(spool, told)));
                 }
             }
             Order::Settle(places) => {
@@ -448,7 +505,7 @@ fn run(limits: &Limits, keep_newest: bool, orders: &Receiver<Order>, tell: &dyn 
                         spool.settle(place);
                     }
                     spool.tidy(!keep_newest);
-                    tell(Event::Settled(state(spool, rewinds)));
+                    tell(Event::Settled(state(spool, told)));
                 }
             }
         }
@@ -536,6 +593,25 @@ mod tests {
         spool.rewind();
         spool.settle(woken[0].0); // too late: it is asleep
         assert_eq!(texts(&wake_all(&mut spool)), ["a", "c", "e"]);
+    }
+
+    #[test]
+    fn what_leaves_memory_sleeps_again_and_nothing_else_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = Spool::open(&limits(&dir)).unwrap();
+        let awake = store(&mut spool, &["a", "b", "c", "d"], true);
+        spool.settle(awake[0]);
+        spool.sleep(&[awake[1], awake[3]]);
+        assert!(spool.sleeps());
+        assert_eq!(texts(&wake_all(&mut spool)), ["b", "d"]);
+        assert!(!spool.sleeps());
+        spool.sleep(&[awake[0]]); // settled: too late
+        assert!(!spool.sleeps());
+        for place in awake {
+            spool.settle(place);
+        }
+        spool.tidy(true);
+        assert!(spool.size_bytes() < 64);
     }
 
     #[test]

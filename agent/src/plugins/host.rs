@@ -2,6 +2,11 @@
 //!
 //! **Promises** that whatever the plugin does (segfault, abort, exit, endless loop, memory without end, a closed socket) comes out as an [`Ended`] with a reason, and that the host does not
 //! outlive its agent. The host has limits for memory and open files, writes no core dumps, and what the plugin writes to standard error goes to the agent's log; its last line is part of the reason.
+//! It is the first of a process group, which ends with it. A process that the plugin started may leave the group and hold standard error and the socket for ever: nothing here waits for
+//! their ends, only for the host's own.
+//!
+//! `RLIMIT_DATA` is the first limit of memory and counts no shared mappings; so what is resident is looked at as well, at each answer and each second of waiting for one. And under pressure the
+//! kernel is told to take a host before its agent.
 //!
 //! Both talk over a socket pair, the host's standard input. Each message is four bytes of length, little-endian, and JSON:
 //!
@@ -16,7 +21,7 @@
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -25,7 +30,11 @@ use devmon_core::MetricTree;
 use devmon_core::descriptor::{Descriptor, DescriptorText};
 use devmon_core::wire::json::{TreeJson, tree_from_json};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, Resource, Rlimit, Signal};
+use rustix::io::ioctl_fionbio;
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions, kill_process_group,
+    pidfd_open, waitid,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tracing::info;
@@ -41,11 +50,19 @@ const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 const LINE_BYTES: usize = 500;
 /// After the socket is closed or the host misbehaved, it has this long to end before it is killed.
 const LAST_BREATH: Duration = Duration::from_millis(200);
+/// A process that was killed is gone in less, unless a driver holds it; then it is left behind.
+const GONE: Duration = Duration::from_secs(2);
+/// Of what is on standard error when a host has ended: all that a pipe holds (pipe(7)). Another process may be writing to it without end.
+const LAST_WORDS_BYTES: usize = 64 * 1024;
+/// How often a host's memory is looked at while it is waited for.
+const LOOK: Duration = Duration::from_secs(1);
+/// `oom_score_adj` of a host: as if it used half of the machine's (or the service's) memory more than it does.
+const OOM_SCORE_ADJ: i32 = 500;
 
 /// What a host may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Of writable private memory (`RLIMIT_DATA`), in bytes.
+    /// Of writable private memory (`RLIMIT_DATA`), and of what is resident without files' pages, in bytes.
     pub memory_bytes: u64,
     pub open_files: u64,
 }
@@ -114,6 +131,11 @@ pub struct HostedPlugin {
 /// A running host. Dropping it ends the process.
 pub struct Host {
     child: Child,
+    /// Readable when the process has ended; `None` before Linux 5.3.
+    ended: Option<OwnedFd>,
+    /// Nothing of it runs any more, or it was left behind.
+    is_over: bool,
+    looked: Instant,
     socket: Option<UnixStream>,
     stderr: Option<ChildStderr>,
     /// Bytes of messages that are not whole yet.
@@ -147,14 +169,22 @@ impl Host {
             .arg(&plugin.file)
             .arg("--")
             .arg(&plugin.path)
+            .process_group(0)
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
-        let mut child = command.spawn()?;
         ours.set_nonblocking(true)?;
+        let mut child = command.spawn()?;
         let stderr = child.stderr.take();
+        if let Some(stderr) = &stderr {
+            let _ = ioctl_fionbio(stderr, true); // no pipe refuses that; our end only
+        }
+        let ended = pid_of(&child).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
         Ok(Self {
             child,
+            ended,
+            is_over: false,
+            looked: Instant::now(),
             socket: Some(ours),
             stderr,
             inbox: Vec::new(),
@@ -223,6 +253,7 @@ impl Host {
         let until = Instant::now() + limit;
         loop {
             if let Some(message) = self.whole_message()? {
+                self.look_at_memory()?;
                 return serde_json::from_slice(&message)
                     .map_err(|_| self.end("answered with something that is no message"));
             }
@@ -231,23 +262,11 @@ impl Host {
                 let seconds = limit.as_secs_f64();
                 return Err(self.end(&format!("did not answer within {seconds:.1} s")));
             }
-            let Some(socket) = &self.socket else {
-                return Err(Ended("is gone".into()));
-            };
-            let (mut readable, mut said) = (false, false);
-            {
-                let mut waits = vec![PollFd::new(socket, PollFlags::IN)];
-                if let Some(stderr) = &self.stderr {
-                    waits.push(PollFd::new(stderr, PollFlags::IN));
-                }
-                let timeout = Timespec::try_from(left).ok();
-                if poll(&mut waits, timeout.as_ref()).is_ok() {
-                    let ready =
-                        |fd: Option<&PollFd<'_>>| fd.is_some_and(|f| !f.revents().is_empty());
-                    (readable, said) = (ready(waits.first()), ready(waits.get(1)));
-                }
+            if self.looked.elapsed() >= LOOK {
+                self.look_at_memory()?;
             }
-            if said && !self.log.read_some(self.stderr.as_mut()) {
+            let (readable, said, ended) = self.wait(left.min(LOOK))?;
+            if said && self.log.read_some(self.stderr.as_mut()) == Heard::End {
                 self.stderr = None;
             }
             if readable {
@@ -257,8 +276,43 @@ impl Host {
                     Some(Err(e)) if e.kind() == std::io::ErrorKind::WouldBlock => {}
                     _ => return Err(self.end("")),
                 }
+            } else if ended {
+                return Err(self.end("")); // whoever holds the socket now is not the host
             }
         }
+    }
+
+    /// Waits for something to come: on the socket, on standard error, or the end of the process.
+    fn wait(&self, limit: Duration) -> Result<(bool, bool, bool), Ended> {
+        let Some(socket) = &self.socket else {
+            return Err(Ended("is gone".into()));
+        };
+        let mut waits = vec![PollFd::new(socket, PollFlags::IN)];
+        waits.extend(self.ended.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
+        waits.extend(self.stderr.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
+        let timeout = Timespec::try_from(limit).ok();
+        if poll(&mut waits, timeout.as_ref()).is_err() {
+            return Ok((false, false, false)); // a signal
+        }
+        let mut ready = waits.iter().map(|w| !w.revents().is_empty());
+        let readable = ready.next().unwrap_or(false);
+        let ended = self.ended.is_some() && ready.next().unwrap_or(false);
+        Ok((readable, ready.next().unwrap_or(false), ended))
+    }
+
+    /// Ends a host that has more memory than it may.
+    fn look_at_memory(&mut self) -> Result<(), Ended> {
+        self.looked = Instant::now();
+        let path = format!("/proc/{}/status", self.child.id());
+        let resident = resident_bytes(&std::fs::read_to_string(path).unwrap_or_default());
+        let limit = self.limits.memory_bytes;
+        if resident <= limit {
+            return Ok(());
+        }
+        let (mib, limit) = (resident >> 20, limit >> 20);
+        Err(self.end(&format!(
+            "uses {mib} MiB of memory (its limit is {limit} MiB)"
+        )))
     }
 
     fn whole_message(&mut self) -> Result<Option<Vec<u8>>, Ended> {
@@ -283,21 +337,24 @@ impl Host {
     /// Ends the host and says why, in words that follow "it": what the agent saw, or how the process ended by itself.
     fn end(&mut self, seen: &str) -> Ended {
         self.socket = None;
-        let until = Instant::now() + LAST_BREATH;
-        let mut by_itself = None;
-        while seen.is_empty() && by_itself.is_none() && Instant::now() < until {
-            by_itself = self.child.try_wait().ok().flatten();
-            std::thread::sleep(Duration::from_millis(2)); // there is no wait with a deadline
+        let by_itself = seen.is_empty() && has_ended(&self.child, LAST_BREATH);
+        let status = self.finish();
+        let mut left = LAST_WORDS_BYTES;
+        while let Heard::Some(n) = self.log.read_some(self.stderr.as_mut()) {
+            left = left.saturating_sub(n);
+            if left == 0 {
+                break;
+            }
         }
-        if by_itself.is_none() {
-            let _ = self.child.kill();
-        }
-        let status = self.child.wait().ok();
-        while self.log.read_some(self.stderr.as_mut()) {}
+        self.log.flush();
         self.stderr = None;
-        let mut reason = match by_itself.or(status).filter(|_| seen.is_empty()) {
-            Some(status) => how_it_ended(status),
-            None => format!("{seen}; its process was ended"),
+        let mut reason = match status {
+            Some(status) if by_itself => how_it_ended(status),
+            Some(status) if seen.is_empty() => {
+                format!("closed its end; its process {}", how_it_ended(status))
+            }
+            Some(_) => format!("{seen}; its process was ended"),
+            None => format!("{seen}; its process was killed and does not end"),
         };
         if !self.log.last.is_empty() {
             reason = format!("{reason}; it said: {}", self.log.last);
@@ -308,14 +365,58 @@ impl Host {
         }
         Ended(reason)
     }
+
+    /// Kills the group, with whatever the plugin started and left in it, and takes the host's status. `None`: it could not be killed, or was finished before.
+    fn finish(&mut self) -> Option<ExitStatus> {
+        if std::mem::replace(&mut self.is_over, true) {
+            return None;
+        }
+        // Before it is waited for: until then nobody else can have its number.
+        if let Some(group) = pid_of(&self.child) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        has_ended(&self.child, GONE)
+            .then(|| self.child.wait().ok())
+            .flatten()
+    }
 }
 
 impl Drop for Host {
     fn drop(&mut self) {
         self.socket = None;
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.finish();
     }
+}
+
+fn pid_of(child: &Child) -> Option<Pid> {
+    i32::try_from(child.id()).ok().and_then(Pid::from_raw)
+}
+
+/// Waits for a child's end, and leaves its status where it is.
+fn has_ended(child: &Child, limit: Duration) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    let until = Instant::now() + limit;
+    loop {
+        let status = pid_of(child).map(|pid| waitid(WaitId::Pid(pid), options));
+        match status {
+            Some(Ok(None)) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(2)); // there is no wait with a deadline
+            }
+            Some(Ok(None)) => return false,
+            _ => return true,
+        }
+    }
+}
+
+/// Memory that is no file's, in `/proc/PID/status`; 0 once the process is gone. Before Linux 4.5 it is not told apart, and 0 as well.
+fn resident_bytes(status: &str) -> u64 {
+    let lines = status.lines().filter_map(|line| {
+        let rest = (line.strip_prefix("RssAnon:")).or_else(|| line.strip_prefix("RssShmem:"))?;
+        rest.trim().strip_suffix(" kB")?.parse::<u64>().ok()
+    });
+    lines
+        .map(|kib| kib.saturating_mul(1024))
+        .fold(0, u64::saturating_add)
 }
 
 fn host_command(limits: Limits) -> std::io::Result<Command> {
@@ -397,6 +498,17 @@ pub fn how_it_ended(status: ExitStatus) -> String {
     }
 }
 
+/// What came of reading a stream.
+#[derive(Debug, PartialEq, Eq)]
+enum Heard {
+    /// So many bytes.
+    Some(usize),
+    /// Nothing is there now.
+    Nothing,
+    /// There will be no more.
+    End,
+}
+
 /// What a process writes to standard error: into the agent's log, line by line.
 pub(super) struct Log {
     file: String,
@@ -413,17 +525,18 @@ impl Log {
         }
     }
 
-    /// Reads what is there; false when there will be no more.
-    fn read_some(&mut self, stream: Option<&mut ChildStderr>) -> bool {
+    /// Reads some of what is there, and does not wait for more.
+    fn read_some(&mut self, stream: Option<&mut ChildStderr>) -> Heard {
         let mut buffer = [0; 4096];
         match stream.map(|s| s.read(&mut buffer)) {
             Some(Ok(n @ 1..)) => {
                 self.take(&buffer[..n]);
-                true
+                Heard::Some(n)
             }
+            Some(Err(e)) if e.kind() == std::io::ErrorKind::WouldBlock => Heard::Nothing,
             _ => {
                 self.flush();
-                false
+                Heard::End
             }
         }
     }
@@ -484,7 +597,6 @@ pub fn main(args: &Args) -> ExitCode {
         return ExitCode::FAILURE;
     }
     if args.exec {
-        use std::os::unix::process::CommandExt;
         let e = Command::new(&args.path).exec();
         eprintln!("cannot be run: {e}");
         return ExitCode::from(126);
@@ -506,6 +618,7 @@ fn confine(args: &Args) -> Result<(), String> {
     if parent.map(|p| p.get().cast_unsigned()) != Some(args.parent) {
         return Err("the agent is gone".into());
     }
+    prefer_to_the_agent();
     for (resource, limit) in [
         (Resource::Data, args.memory_bytes),
         (Resource::Nofile, args.open_files),
@@ -518,6 +631,19 @@ fn confine(args: &Args) -> Result<(), String> {
         rustix::process::setrlimit(resource, limit).map_err(|e| format!("setrlimit: {e}"))?;
     }
     Ok(())
+}
+
+/// When memory runs out, the kernel shall take this process before its agent. To raise the score needs no privilege; a system without it has its own order.
+fn prefer_to_the_agent() {
+    let path = "/proc/self/oom_score_adj";
+    let present = std::fs::read_to_string(path).unwrap_or_default();
+    if present
+        .trim()
+        .parse()
+        .is_ok_and(|score: i32| score < OOM_SCORE_ADJ)
+    {
+        let _ = std::fs::write(path, OOM_SCORE_ADJ.to_string());
+    }
 }
 
 fn serve(mut socket: UnixStream, args: &Args) -> std::io::Result<()> {
@@ -598,4 +724,21 @@ fn answer_reply(answer: Answer) -> std::io::Result<Reply> {
 fn raw(tree: &MetricTree) -> std::io::Result<Box<RawValue>> {
     let json = serde_json::to_string(&TreeJson(tree)).map_err(std::io::Error::other)?;
     RawValue::from_string(json).map_err(std::io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_what_is_no_files() {
+        let status =
+            "VmRSS:\t  999 kB\nRssAnon:\t     100 kB\nRssFile:\t  50 kB\nRssShmem:\t    24 kB\n";
+        assert_eq!(resident_bytes(status), 124 * 1024);
+        assert_eq!(resident_bytes(""), 0);
+        assert_eq!(
+            resident_bytes("RssAnon:\t18446744073709551615 kB\nRssShmem: 1 kB\n"),
+            u64::MAX
+        );
+    }
 }

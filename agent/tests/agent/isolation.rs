@@ -472,6 +472,90 @@ fn hosts_do_not_outlive_an_agent_that_is_killed() {
     }
 }
 
+/// A process that a plugin left behind; ended with the test, if it is still there.
+struct Left(u32);
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        let pid = self.0.to_string();
+        let _ = Command::new("kill").args(["-KILL", &pid]).output();
+    }
+}
+
+#[test]
+fn a_plugin_that_leaves_a_process_behind_delays_nobody() {
+    for (how, defines) in [
+        ("at once", &[][..]),
+        ("later", &["LATE"]),
+        ("out of reach", &["DETACHED"]),
+        ("later and out of reach", &["LATE", "DETACHED"]),
+    ] {
+        let broker = Broker::start();
+        let mut sub = broker.subscribe("devmon/#");
+        let plugins = Plugins::with(&["two-a"]);
+        plugins.c_as("forks", "libforks.so", defines);
+        let mut agent = publish("i7", &broker, &plugins, &["--interval", "200ms"]);
+        let left = agent.wait_for(how, |line| {
+            let (_, pid) = line.split_once("said=\"left ")?;
+            pid.split('"').next()?.parse().ok()
+        });
+        let _left = Left(left);
+        // The child lives for longer than anybody waits here.
+        sub.wait_for(how, |line| {
+            metrics(line)?
+                .frames
+                .iter()
+                .any(|f| f.source.as_deref() == Some("two-a"))
+                .then_some(())
+        });
+        let is_late = defines.contains(&"LATE");
+        let name = if is_late { "forks" } else { "libforks.so" };
+        wait_for_state(&mut sub, name, "failing", "signal 6 (SIGABRT");
+        let until = Instant::now() + Duration::from_secs(10);
+        while !defines.contains(&"DETACHED") && runs(left) {
+            assert!(Instant::now() < until, "{how}: {left} still runs");
+            std::thread::sleep(Duration::from_millis(10)); // polls; it is not our child
+        }
+        agent.signal("TERM");
+        assert_eq!(agent.ended().code(), Some(0), "{how}");
+    }
+}
+
+#[test]
+fn memory_that_the_kernel_counts_nowhere_is_limited_too() {
+    let broker = Broker::start();
+    let mut sub = broker.subscribe("devmon/#");
+    let plugins = Plugins::with(&["two-a"]);
+    plugins.c_as("bad", "libshared.so", &["MODE=SHARED", "VERSION=1"]);
+    let config = plugins.config("[sources.shared]\nmemory_bytes = 33554432\n");
+    let args = ["--interval", "200ms", "--config", &config];
+    let _agent = publish("i8", &broker, &plugins, &args);
+    wait_for_state(
+        &mut sub,
+        "shared",
+        "failing",
+        "MiB of memory (its limit is 32 MiB)",
+    );
+}
+
+#[test]
+fn under_pressure_the_kernel_takes_a_host_before_the_agent() {
+    let broker = Broker::start();
+    let mut sub = broker.subscribe("devmon/#");
+    let plugins = Plugins::with(&["two-a"]);
+    let agent = publish("i9", &broker, &plugins, &["--interval", "200ms"]);
+    sub.wait_for("metrics of the plugin", |line| {
+        (metrics(line)?.frames.len() == 2).then_some(())
+    });
+    let score = |pid: u32| -> i32 {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+        text.trim().parse().unwrap()
+    };
+    let hosts = children(agent.pid());
+    assert_eq!(hosts.len(), 1, "{hosts:?}");
+    assert!(score(hosts[0]) >= 500 && score(agent.pid()) < 500);
+}
+
 #[test]
 fn a_leak_ends_its_process_and_not_the_agent() {
     let broker = Broker::start();

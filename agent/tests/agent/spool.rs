@@ -1,11 +1,12 @@
 //! What happens to samples when the broker, the agent or the disk is gone for a while.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::support::{Broker, Plugins, Process, metrics, publish};
+use crate::support::{Broker, DEADLINE, Plugins, Process, agent, metrics, publish, run};
 
 /// Ticks of all frames in a subscriber's line, in ms.
 fn ticks(line: &str) -> Option<Vec<i64>> {
@@ -93,18 +94,22 @@ fn bytes_in(dir: &Path) -> u64 {
 struct SmallDisk<'a>(&'a Path);
 
 impl<'a> SmallDisk<'a> {
-    fn mount(at: &'a Path, size: &str) -> Self {
+    /// `None`: without mounts, on the word of whoever runs the tests. A test that could not be run for another reason is a test that failed.
+    fn mount(at: &'a Path, options: &str) -> Option<Self> {
+        if std::env::var_os("DEVMON_SKIP_MOUNT_TESTS").is_some() {
+            eprintln!("NOT RUN: DEVMON_SKIP_MOUNT_TESTS is set");
+            return None;
+        }
         std::fs::create_dir_all(at).unwrap();
-        let size = format!("size={size}");
         let mount = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
+            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
             .arg(at)
             .status();
         assert!(
             mount.unwrap().success(),
-            "mounting a tmpfs needs root; DEVMON_SKIP_MOUNT_TESTS=1 leaves these tests out"
+            "a tmpfs can not be mounted: run as root, or set DEVMON_SKIP_MOUNT_TESTS=1 to go without"
         );
-        Self(at)
+        Some(Self(at))
     }
 }
 
@@ -116,13 +121,12 @@ impl Drop for SmallDisk<'_> {
 
 #[test]
 fn a_full_disk_leaves_memory_and_is_used_again_when_it_has_room() {
-    if std::env::var_os("DEVMON_SKIP_MOUNT_TESTS").is_some() {
-        return;
-    }
     let mut broker = no_broker();
     let plugins = Plugins::with(&["two-a"]);
     let state = plugins.path("state");
-    let _disk = SmallDisk::mount(&state, "256k");
+    let Some(_disk) = SmallDisk::mount(&state, "size=256k") else {
+        return;
+    };
     let filler = state.join("filler");
     Command::new("dd")
         .args(["if=/dev/zero", "bs=1k"])
@@ -142,4 +146,96 @@ fn a_full_disk_leaves_memory_and_is_used_again_when_it_has_room() {
     broker.restart();
     let mut sub = broker.subscribe("devmon/#");
     wait_for_all(&mut sub, (first, last));
+}
+
+#[test]
+fn a_read_only_spool_leaves_memory_and_says_so() {
+    let mut broker = no_broker();
+    let plugins = Plugins::with(&["two-a"]);
+    let spool = plugins.path("state").join("spool");
+    let Some(_disk) = SmallDisk::mount(&spool, "ro") else {
+        return;
+    };
+    let mut agent = publish("s", &broker, &plugins, &["--interval", "100ms"]);
+    let refused = agent.wait_for_line("the spool can not be written");
+    assert!(refused.contains("Read-only file system"), "{refused}");
+    agent.wait_for_line("not connected");
+    let now = || devmon_core::wire::TimestampMs::now().0.div_euclid(100) * 100;
+    let first = now() + 200;
+    let until = Instant::now() + DEADLINE;
+    loop {
+        let status = run(&["status", "--json"], &plugins);
+        let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+        let problem = status["spool"]["problem"].as_str().unwrap_or_default();
+        if problem.contains("Read-only file system") {
+            break;
+        }
+        assert!(Instant::now() < until, "{status}");
+        std::thread::sleep(Duration::from_millis(50)); // polls; it is noticed at the first write, after 5 s
+    }
+    let last = now() - 300;
+    broker.restart();
+    let mut sub = broker.subscribe("devmon/#");
+    wait_for_all(&mut sub, (first, last));
+}
+
+#[test]
+fn what_it_keeps_is_for_nobody_else_to_read() {
+    let broker = no_broker();
+    for exists in [false, true] {
+        let plugins = Plugins::with(&["two-a"]);
+        let state = plugins.path("state");
+        if exists {
+            // As an earlier agent or an operator made them.
+            for dir in ["spool", "plugins"] {
+                std::fs::create_dir_all(state.join(dir)).unwrap();
+                let open = std::fs::Permissions::from_mode(0o755);
+                std::fs::set_permissions(state.join(dir), open).unwrap();
+            }
+        }
+        let config = plugins.config("[spool]\ndurability = 'strict'\n");
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "umask 022; exec \"$0\" \"$@\""])
+            .arg(agent().get_program())
+            .args(["run", "--device", "s", "--interval", "100ms"])
+            .args(["--mqtt", &broker.url(), "--config", &config, "--plugin-dir"])
+            .arg(plugins.0.path())
+            .arg("--state-dir")
+            .arg(&state);
+        let _agent = Process::errors_of(&mut command);
+        let until = Instant::now() + DEADLINE;
+        let mut seen = Vec::new();
+        let has = |seen: &[(PathBuf, u32)], end: &str| {
+            seen.iter()
+                .any(|(path, _)| path.to_string_lossy().ends_with(end))
+        };
+        while ![".dmj", ".so", ".sock"].iter().all(|end| has(&seen, end)) {
+            assert!(Instant::now() < until, "{seen:?}");
+            std::thread::sleep(Duration::from_millis(20)); // polls the file system
+            seen.clear();
+            modes(&state, &mut seen);
+        }
+        for (path, mode) in &seen {
+            let expected = if path.is_dir() { 0o700 } else { 0o600 };
+            assert_eq!(*mode, expected, "{} {mode:o}", path.display());
+        }
+        // A directory that the operator made is the operator's.
+        let of_state = std::fs::metadata(&state).unwrap().permissions().mode() & 0o777;
+        assert!(exists || of_state == 0o700, "{of_state:o}");
+    }
+}
+
+/// Everything below a directory, with its permissions.
+fn modes(dir: &Path, into: &mut Vec<(PathBuf, u32)>) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        // The journal and the copies write beside and rename: what is gone again is no matter.
+        let Ok(metadata) = std::fs::symlink_metadata(entry.path()) else {
+            continue;
+        };
+        into.push((entry.path(), metadata.permissions().mode() & 0o777));
+        if metadata.is_dir() {
+            modes(&entry.path(), into);
+        }
+    }
 }

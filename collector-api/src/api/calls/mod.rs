@@ -327,7 +327,7 @@ mod tests {
     #[test]
     fn every_path_is_found_by_its_own_name_only() {
         for route in routes() {
-            let path = route.path.replace('{', "").replace('}', "");
+            let path = route.path.replace(['{', '}'], "");
             let (found, _) = Route::of(&path);
             assert_eq!(found.path, route.path);
             assert_eq!(Route::of(&format!("{path}/")).0.path, route.path, "{path}/");
