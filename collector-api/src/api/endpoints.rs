@@ -16,7 +16,7 @@ use super::Api;
 use super::accept::Media;
 use super::csv::{self, Row};
 use super::page::{self, Cursor};
-use super::params::{Params, Segment, bad_cursor};
+use super::params::{MAX_PATHS, Params, Segment, bad_cursor};
 use super::patience::Line;
 use super::problem::{Kind as Error, Problem};
 use super::reply::{self, Response};
@@ -97,7 +97,7 @@ pub(super) enum Handler {
 }
 
 pub(super) fn devices(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
-    let params = call.params(&["limit", "cursor", "q", "status", "label", "sort"])?;
+    let params = call.params(&["limit", "cursor", "device", "q", "status", "label", "sort"])?;
     let sort = params.sort(&devices::SortBy::ALL, devices::SortBy::as_str)?;
     let list = sorted_list('d', sort, devices::SortBy::as_str);
     let by_id = sort.by == devices::SortBy::Id;
@@ -247,7 +247,7 @@ pub(super) fn latest(api: &Api, call: &Call, device: &Segment) -> Result<Respons
 }
 
 pub(super) fn fleet_latest(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
-    let params = call.params(&["path", "limit", "cursor"])?;
+    let params = call.params(&["path", "device", "q", "status", "label", "limit", "cursor"])?;
     let patterns = params.patterns()?;
     let cursor = params.cursor()?;
     let after = match &cursor {
@@ -259,6 +259,7 @@ pub(super) fn fleet_latest(api: &Api, call: &Call, _: &Segment) -> Result<Respon
         &*api.store,
         &api.descriptors,
         &patterns,
+        &params.device_filter()?,
         after,
         params.list_limit()?,
         TimestampMs::now(),
@@ -277,7 +278,8 @@ pub(super) fn series(api: &Api, call: &Call, device: &Segment) -> Result<Respons
     ])?;
     let now = TimestampMs::now();
     let media = Media::of(&call.headers)?;
-    let query = params.series(&device.device()?, now)?;
+    let mut query = params.series(&device.device()?, now)?;
+    query.paths = fleet::expand(&*api.store, &query.device, query.paths, MAX_PATHS)?;
     let answer = range::series(&*api.store, &query)?;
     let about = api
         .store

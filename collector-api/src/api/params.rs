@@ -10,6 +10,7 @@ use devmon_core::wire::{DeviceId, TimestampMs, labels};
 use super::page::Cursor;
 use super::problem::Problem;
 use super::time;
+use crate::events::DevicePattern;
 use crate::query::aggregate::Aggregate;
 use crate::query::devices::{DeviceFilter, Status};
 use crate::query::fleet::Pattern;
@@ -22,6 +23,8 @@ pub(super) const LIST_LIMIT: (usize, usize) = (100, 1_000);
 pub(super) const ROWS_LIMIT: (usize, usize) = (10_000, 100_000);
 /// Most paths of one series call: more lines than a chart can tell apart.
 pub(super) const MAX_PATHS: usize = 50;
+/// Most ids of devices, or patterns of them, in one call.
+pub(super) const MAX_DEVICES: usize = 1_000;
 /// Longest step: ten years.
 const MAX_STEP_MS: u64 = 3_650 * 86_400_000;
 /// Parameters that may stand several times.
@@ -130,11 +133,22 @@ impl Params {
     /// Which devices are meant.
     ///
     /// # Errors
-    /// A status that there is not.
+    /// No id or pattern, a status that there is not, no label.
     pub fn device_filter(&self) -> Result<DeviceFilter, Problem> {
+        let ids = self.pairs().filter(|(name, _)| *name == "device");
+        let ids: Vec<_> = ids
+            .map(|(_, text)| text.parse::<DevicePattern>())
+            .map(|id| id.map(DevicePattern::into_glob))
+            .collect::<Result<_, _>>()
+            .map_err(|e| Problem::parameter("device", e))?;
+        if ids.len() > MAX_DEVICES {
+            let detail = format!("stands {} times; the most is {MAX_DEVICES}", ids.len());
+            return Err(Problem::parameter("device", detail));
+        }
         let words = self.get("status").into_iter().flat_map(|s| s.split(','));
         let status = words.map(|text| word("status", text, &Status::ALL, Status::as_str));
         Ok(DeviceFilter {
+            ids,
             q: self.get("q").map(str::to_owned),
             status: status.collect::<Result<_, _>>()?,
             labels: self.labels()?,

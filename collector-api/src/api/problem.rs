@@ -218,6 +218,7 @@ impl From<QueryError> for Problem {
             QueryError::TooManyPoints(_) | QueryError::Store(StoreError::TooManySamples { .. }) => {
                 Kind::TooManyPoints
             }
+            QueryError::TooManyPaths { .. } => return Self::parameter("path", error),
             QueryError::TooManyLabels(_) => return Self::parameter("labels", error),
             QueryError::Store(_) => {
                 // Paths and keys of the database are for the log, not for whoever calls.

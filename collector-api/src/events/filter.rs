@@ -17,6 +17,14 @@ const REMEMBERED: usize = 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DevicePattern(glob::Pattern);
 
+impl DevicePattern {
+    /// As a pattern of any text.
+    #[must_use]
+    pub fn into_glob(self) -> glob::Pattern {
+        self.0
+    }
+}
+
 /// A text that is no pattern of device ids.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no device id, nor a pattern of some; * stands for any characters, as in edge_*")]

@@ -118,6 +118,8 @@ fn problems(record: &DeviceRecord) -> usize {
 /// Which devices are meant; by default all.
 #[derive(Debug, Clone, Default)]
 pub struct DeviceFilter {
+    /// Its id is one of these, in which `*` stands for any characters; none: any.
+    pub ids: Vec<glob::Pattern>,
     /// Part of the id, in any case.
     pub q: Option<String>,
     /// One of these; none: any.
@@ -131,7 +133,8 @@ impl DeviceFilter {
     #[must_use]
     pub fn fits(&self, record: &DeviceRecord, now: TimestampMs) -> bool {
         let id = record.id.as_str();
-        self.q.as_ref().is_none_or(|part| contains(id, part))
+        (self.ids.is_empty() || self.ids.iter().any(|pattern| pattern.matches(id)))
+            && self.q.as_ref().is_none_or(|part| contains(id, part))
             && (self.status.is_empty() || self.status.contains(&status(record, now)))
             && self.labels.iter().all(|(name, wanted)| {
                 let given = label(record, name);

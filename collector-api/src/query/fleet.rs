@@ -1,6 +1,6 @@
 //! The newest values of the same metrics over all devices, by a pattern of their paths. From memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -8,9 +8,9 @@ use devmon_core::MetricPath;
 use devmon_core::path::PathError;
 use devmon_core::wire::{DeviceId, TimestampMs};
 
-use super::Page;
 use super::descriptors::{Described, DescriptorCache};
-use super::devices::{Status, status};
+use super::devices::{self, DeviceFilter, Status, status};
+use super::{Page, QueryError};
 use crate::store::engine::{DeviceRecord, SeriesRecord, Store};
 
 /// Devices that are looked through between two looks at the list of devices.
@@ -60,12 +60,13 @@ pub struct FleetLatest {
     pub described: Arc<Described>,
 }
 
-/// A page of the newest values that fit a pattern, by device and path, those behind `after` (device, path) first.
+/// A page of the newest values that fit a pattern, of the devices that are meant, by device and path, those behind `after` (device, path) first.
 #[must_use]
 pub fn latest(
     store: &dyn Store,
     cache: &DescriptorCache,
     patterns: &[Pattern],
+    filter: &DeviceFilter,
     after: Option<(&str, &str)>,
     limit: usize,
     now: TimestampMs,
@@ -88,12 +89,14 @@ pub fn latest(
     };
     if let Some((device, path)) = after
         && let Some(device) = store.device(device)
+        && filter.fits(&device, now)
     {
         add(device, Some(path), &mut items);
     }
     let mut behind = after.map(|(device, _)| device.to_owned());
     while items.len() <= limit {
-        let devices = store.devices(behind.as_deref(), DEVICES_AT_ONCE, &|d| d.series > 0);
+        let meant = |d: &DeviceRecord| d.series > 0 && filter.fits(d, now);
+        let devices = store.devices(behind.as_deref(), DEVICES_AT_ONCE, &meant);
         let Some(last) = devices.last() else { break };
         behind = Some(last.id.to_string());
         for device in devices {
@@ -103,6 +106,49 @@ pub fn latest(
         }
     }
     Page::cut(items, limit)
+}
+
+/// The paths of a device's series that are meant by paths in which a segment `*` stands for any one name: in their order, those of a pattern by path, each once.
+///
+/// # Errors
+/// [`QueryError::NoDevice`], [`QueryError::NoMetric`] where a pattern fits none, [`QueryError::TooManyPaths`] beyond `most`.
+pub fn expand(
+    store: &dyn Store,
+    device: &str,
+    paths: Vec<MetricPath>,
+    most: usize,
+) -> Result<Vec<MetricPath>, QueryError> {
+    if !paths.iter().any(|path| path.segments().any(|s| s == "*")) {
+        return Ok(paths);
+    }
+    devices::record(store, device)?;
+    let mut all = Vec::new();
+    let mut known = HashSet::new();
+    for path in paths {
+        if !path.segments().any(|s| s == "*") {
+            if known.insert(path.to_string()) {
+                all.push(path);
+            }
+            continue;
+        }
+        let pattern = [Pattern(path)];
+        let found = matching(store, device, &pattern, None, most + 1);
+        let [Pattern(path)] = pattern;
+        if found.is_empty() {
+            let (device, path) = (device.to_owned(), path.to_string());
+            return Err(QueryError::NoMetric { device, path });
+        }
+        let new = found.into_iter().map(|series| series.path);
+        all.extend(new.filter(|path| known.insert(path.to_string())));
+        if all.len() > most {
+            return Err(QueryError::TooManyPaths {
+                device: device.to_owned(),
+                pattern: path.to_string(),
+                most,
+            });
+        }
+    }
+    Ok(all)
 }
 
 /// Series of a device that fit a pattern, by path, at most `room`.

@@ -36,6 +36,14 @@ pub enum QueryError {
     NoDevice(String),
     #[error("device {device:?} has no metric {path:?}")]
     NoMetric { device: String, path: String },
+    #[error(
+        "{pattern} and what else is asked for are more than {most} metrics of {device}; name them, or fewer at a time"
+    )]
+    TooManyPaths {
+        device: String,
+        pattern: String,
+        most: usize,
+    },
     #[error("a device has {0} labels of an operator at most; take some away with null")]
     TooManyLabels(usize),
     #[error("no dead letter {0}: it never was, or made room for newer ones")]

@@ -1,6 +1,9 @@
 //! The fleet: newest values by pattern, and forgetting a device.
 
+use std::sync::Arc;
+
 use devmon_collector::query::descriptors::DescriptorCache;
+use devmon_collector::query::devices::DeviceFilter;
 use devmon_collector::query::fleet::{Pattern, latest};
 use devmon_core::wire::TimestampMs;
 use devmon_core::wire::about::{Presence, SourceState};
@@ -132,8 +135,55 @@ proptest! {
         let store = MemoryStore::default();
         store.put("d", &text(&path), T, 1);
         let patterns = [text(&pattern).parse().unwrap()];
-        let page = latest(&store, &cache, &patterns, None, 9, TimestampMs(T));
+        let page = latest(&store, &cache, &patterns, &DeviceFilter::default(), None, 9, TimestampMs(T));
         prop_assert_eq!(page.items.len(), usize::from(expected));
+    }
+}
+
+#[test]
+fn newest_values_come_of_the_devices_that_are_meant() {
+    let collector = Collector::start();
+    for id in ["edge-1", "edge-2", "hub"] {
+        collector.store.put(id, "/cpu/utilization", T, 0.5);
+        let labels = [("id".to_owned(), id.to_owned())].into();
+        let site = [("site".to_owned(), "berlin".to_owned())].into();
+        collector.store.put_device(id, |d| {
+            d.labels = Some(Arc::new(if id == "hub" { labels } else { site }));
+            d.presence = (id == "edge-2").then_some(Presence::Offline);
+        });
+    }
+    for (query, expected) in [
+        ("device=edge-*", &["edge-1", "edge-2"][..]),
+        ("device=hub&device=edge-1", &["edge-1", "hub"]),
+        ("label=site:berlin", &["edge-1", "edge-2"]),
+        ("label=id", &["hub"]),
+        ("q=EDGE&status=offline", &["edge-2"]),
+        ("status=online,stale", &["edge-1", "hub"]),
+        ("device=nobody", &[]),
+    ] {
+        for limit in [1, 100] {
+            let url = format!("/api/v1/latest?path=/cpu/utilization&{query}&limit={limit}");
+            let items = walk(&collector, &url);
+            let devices: Vec<_> = items
+                .iter()
+                .map(|i| i["device"].as_str().unwrap())
+                .collect();
+            assert_eq!(devices, expected, "{query} by {limit}");
+        }
+        let url = format!("/api/v1/devices?{query}");
+        let items = walk(&collector, &url);
+        let devices: Vec<_> = items.iter().map(|i| i["id"].as_str().unwrap()).collect();
+        assert_eq!(devices, expected, "{url}");
+    }
+    for (query, parameter) in [
+        ("device=a%20b", "device"),
+        ("device=a**", "device"),
+        ("label=A:b", "label"),
+        ("status=on", "status"),
+    ] {
+        let answer = collector.get(&format!("/api/v1/latest?path=/a&{query}"));
+        let body = crate::errors::problem(&answer, 400, "invalid-parameter", "/api/v1/latest");
+        assert_eq!(body["errors"][0]["parameter"], parameter);
     }
 }
 

@@ -4,6 +4,7 @@ use devmon_core::wire::TimestampMs;
 use devmon_core::wire::about::SourceState;
 use serde_json::{Value as Json, json};
 
+use crate::errors::problem;
 use crate::support::{Collector, about};
 
 const T: i64 = 1_795_450_000_000;
@@ -41,6 +42,75 @@ fn raw_samples_come_on_the_union_of_times_with_gaps() {
         (&empty["t"], &empty["series"][0]["v"]),
         (&json!([]), &json!([]))
     );
+}
+
+#[test]
+fn a_path_with_stars_is_all_that_fit_it() {
+    let collector = Collector::start();
+    for path in [
+        "/cpu/utilization",
+        "/disk/~1/utilization",
+        "/disk/~1home/utilization",
+        "/disk/~1/used_bytes",
+        "/disk/a/b/utilization",
+    ] {
+        collector.store.put("d", path, T, 0.5);
+    }
+    let paths = |rest: &str| -> Vec<String> {
+        let body = collector.json(&url(&format!("{rest}&from={T}&to={}", T + 10)));
+        let series = body["series"].as_array().unwrap();
+        let label = |s: &Json| match s["agg"].as_str() {
+            None => s["path"].as_str().unwrap().to_owned(),
+            Some(agg) => format!("{agg} {}", s["path"].as_str().unwrap()),
+        };
+        series.iter().map(label).collect()
+    };
+    assert_eq!(
+        paths("path=/disk/*/utilization"),
+        ["/disk/~1/utilization", "/disk/~1home/utilization"]
+    );
+    assert_eq!(
+        paths("path=/disk/~1home/utilization&path=/cpu/utilization&path=/disk/*/*"),
+        [
+            "/disk/~1home/utilization",
+            "/cpu/utilization",
+            "/disk/~1/used_bytes",
+            "/disk/~1/utilization"
+        ]
+    );
+    assert_eq!(
+        paths("path=/*/utilization&path=/disk/a/*/utilization&step=10&agg=min,max"),
+        [
+            "min /cpu/utilization",
+            "max /cpu/utilization",
+            "min /disk/a/b/utilization",
+            "max /disk/a/b/utilization"
+        ]
+    );
+    let none = collector.get(&url("path=/gpu/*/utilization"));
+    let body = problem(&none, 404, "not-found", "/api/v1/devices/d/series");
+    assert!(
+        body["detail"]
+            .as_str()
+            .unwrap()
+            .contains("/gpu/*/utilization")
+    );
+    for i in 0..51 {
+        collector.store.put("d", &format!("/many/{i}"), T, 1.0);
+    }
+    let many = collector.get(&url("path=/many/*"));
+    let body = problem(&many, 400, "invalid-parameter", "/api/v1/devices/d/series");
+    let error = &body["errors"][0];
+    assert_eq!(error["parameter"], "path");
+    assert!(
+        error["detail"]
+            .as_str()
+            .unwrap()
+            .contains("more than 50 metrics"),
+        "{error}"
+    );
+    let nobody = collector.get("/api/v1/devices/nobody/series?path=/a/*");
+    problem(&nobody, 404, "not-found", "/api/v1/devices/nobody/series");
 }
 
 #[test]

@@ -327,9 +327,9 @@ mod tests {
     #[test]
     fn every_path_is_found_by_its_own_name_only() {
         for route in routes() {
-            let path = route.path.replace('{', "").replace('}', "");
-            let (found, _) = Route::of(&path);
-            assert_eq!(found.path, route.path);
+            let path = route.path.replace(['{', '}'], "");
+            assert_eq!(Route::of(&path).0.path, route.path);
+            let path = path.trim_end_matches('/');
             assert_eq!(Route::of(&format!("{path}/")).0.path, route.path, "{path}/");
             assert_eq!(
                 Route::of(&format!("{path}/x/y/z")).0.path,

@@ -4,7 +4,7 @@ use devmon_core::descriptor::Kind as MetricKind;
 use devmon_core::wire::{Reason, labels};
 
 use super::super::endpoints::{self, Handler};
-use super::super::params::{LIST_LIMIT, MAX_PATHS, POINTS, ROWS_LIMIT};
+use super::super::params::{LIST_LIMIT, MAX_DEVICES, MAX_PATHS, POINTS, ROWS_LIMIT};
 use super::super::problem::Kind;
 use super::super::{events, reply};
 use super::{
@@ -28,6 +28,27 @@ const NEXT: Param = Param::new(
 );
 const DEVICE_ID: Param =
     Param::segment("device", DEVICE, "The device's id.").such_as("edge_device_01");
+const IDS: Param = Param::new(
+    "device",
+    DEVICES,
+    "Which devices: ids, or patterns of them with * for any characters. Default: all.",
+)
+.up_to(MAX_DEVICES)
+.such_as("edge_*");
+const PART_OF_ID: Param =
+    Param::new("q", Shape::Text, "Only ids that contain this, in any case.").such_as("edge");
+const STATUS: Param = Param::new(
+    "status",
+    Shape::Words(|| Status::ALL.map(Status::as_str).to_vec()),
+    "Only devices of these.",
+);
+const WITH_LABEL: Param = Param::new(
+    "label",
+    LABEL,
+    "Only devices that have this label: name:value, or a name for any value; several: all of them.",
+)
+.up_to(labels::MAX_LABELS)
+.such_as("site");
 const BELOW: Param = Param::new(
     "prefix",
     PREFIX,
@@ -56,15 +77,10 @@ pub(super) static ROUTES: &[Route] = &[
             params: &[
                 LIMIT,
                 NEXT,
-                Param::new("q", Shape::Text, "Only ids that contain this, in any case.").such_as("edge"),
-                Param::new(
-                    "status",
-                    Shape::Words(|| Status::ALL.map(Status::as_str).to_vec()),
-                    "Only devices of these.",
-                ),
-                Param::new("label", LABEL, "Only devices that have this label: name:value, or a name for any value; several: all of them.")
-                    .up_to(labels::MAX_LABELS)
-                    .such_as("site"),
+                IDS,
+                PART_OF_ID,
+                STATUS,
+                WITH_LABEL,
                 Param::new("sort", Shape::Sort(|| devices::SortBy::ALL.map(devices::SortBy::as_str).to_vec()), ORDER),
             ],
             answers: &[Answer {
@@ -214,7 +230,7 @@ pub(super) static ROUTES: &[Route] = &[
                     tier says what the values were made of: samples (raw), rollups of a minute (1m) or of an hour (1h). Integers are exact beyond 2^53, too.",
             params: &[
                 DEVICE_ID,
-                Param::new("path", PATH, "Which metrics.").needed().up_to(MAX_PATHS).such_as("/cpu/utilization"),
+                Param::new("path", PATH, "Which metrics; a segment * stands for any one name. All that fit are 50 at most.").needed().up_to(MAX_PATHS).such_as("/cpu/utilization"),
                 Param::new(
                     "from",
                     TIME,
@@ -266,6 +282,10 @@ pub(super) static ROUTES: &[Route] = &[
                     .needed()
                     .up_to(MAX_PATHS)
                     .such_as("/cpu/utilization"),
+                IDS,
+                PART_OF_ID,
+                STATUS,
+                WITH_LABEL,
                 LIMIT,
                 NEXT,
             ],
@@ -290,9 +310,7 @@ pub(super) static ROUTES: &[Route] = &[
             about: "Events: samples (a frame that was stored), status, source, device, and gap (not all events behind from up to to are sent). Whoever comes again with the last id gets \
                     every event behind it, as long as these are kept, else a gap. An id without data and a comment come at least every 15 s. A client that reads nothing for 30 s is let go.",
             params: &[
-                Param::new("device", DEVICES, "Which devices: ids, or patterns of them with * for any characters. Default: all.")
-                    .up_to(events::MAX_DEVICES)
-                    .such_as("edge_*"),
+                IDS,
                 Param::new("path", PATH, "Of samples, what is at or below these paths; a segment * stands for any one name. Default: all.")
                     .up_to(MAX_PATHS)
                     .such_as("/cpu"),
