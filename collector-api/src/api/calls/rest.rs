@@ -230,7 +230,7 @@ pub(super) static ROUTES: &[Route] = &[
                     tier says what the values were made of: samples (raw), rollups of a minute (1m) or of an hour (1h). Integers are exact beyond 2^53, too.",
             params: &[
                 DEVICE_ID,
-                Param::new("path", PATH, "Which metrics; a segment * stands for any one name. All that fit are 50 at most.").needed().up_to(MAX_PATHS).such_as("/cpu/utilization"),
+                Param::new("path", PATH, "Which metrics; a segment * stands for any one name. All that fit are 50 at most.").needed().up_to(MAX_PATHS).once_each().such_as("/cpu/utilization"),
                 Param::new(
                     "from",
                     TIME,
@@ -249,6 +249,7 @@ pub(super) static ROUTES: &[Route] = &[
                     Shape::Words(|| Aggregate::ALL.map(Aggregate::as_str).to_vec()),
                     "With step or points: what is made of the samples of a bucket; each is a column. Default: avg. rate is the increase of a counter per second.",
                 )
+                .once_each()
                 .such_as("avg"),
                 Param::new(
                     "limit",
@@ -280,7 +281,7 @@ pub(super) static ROUTES: &[Route] = &[
             params: &[
                 Param::new("path", PATH, "Which metrics: a path, in which a segment * stands for any one name.")
                     .needed()
-                    .up_to(MAX_PATHS)
+                    .up_to(MAX_PATHS).once_each()
                     .such_as("/cpu/utilization"),
                 IDS,
                 PART_OF_ID,
