@@ -131,7 +131,8 @@ pub(super) static ROUTES: &[Route] = &[
                     PATH,
                     "Which metrics: a path, in which a segment * stands for any one name.",
                 )
-                .up_to(MAX_PATHS),
+                .up_to(MAX_PATHS)
+                .once_each(),
             ],
             answers: &[EXPOSED],
             problems: &[Kind::InvalidParameter, Kind::TooManyPoints],

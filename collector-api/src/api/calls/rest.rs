@@ -28,6 +28,27 @@ const NEXT: Param = Param::new(
 );
 const DEVICE_ID: Param =
     Param::segment("device", DEVICE, "The device's id.").such_as("edge_device_01");
+const IDS: Param = Param::new(
+    "device",
+    DEVICES,
+    "Which devices: ids, or patterns of them with * for any characters. Default: all.",
+)
+.up_to(MAX_DEVICES)
+.such_as("edge_*");
+const PART_OF_ID: Param =
+    Param::new("q", Shape::Text, "Only ids that contain this, in any case.").such_as("edge");
+const STATUS: Param = Param::new(
+    "status",
+    Shape::Words(|| Status::ALL.map(Status::as_str).to_vec()),
+    "Only devices of these.",
+);
+const WITH_LABEL: Param = Param::new(
+    "label",
+    LABEL,
+    "Only devices that have this label: name:value, or a name for any value; several: all of them.",
+)
+.up_to(labels::MAX_LABELS)
+.such_as("site");
 const BELOW: Param = Param::new(
     "prefix",
     PREFIX,
@@ -56,10 +77,10 @@ pub(super) static ROUTES: &[Route] = &[
             params: &[
                 LIMIT,
                 NEXT,
-                OF_DEVICES,
-                OF_Q,
-                OF_STATUS,
-                OF_LABEL,
+                IDS,
+                PART_OF_ID,
+                STATUS,
+                WITH_LABEL,
                 Param::new("sort", Shape::Sort(|| devices::SortBy::ALL.map(devices::SortBy::as_str).to_vec()), ORDER),
             ],
             answers: &[Answer {
@@ -208,7 +229,7 @@ pub(super) static ROUTES: &[Route] = &[
                     tier says what the values were made of: samples (raw), rollups of a minute (1m) or of an hour (1h). Integers are exact beyond 2^53, too.",
             params: &[
                 DEVICE_ID,
-                Param::new("path", PATH, "Which metrics: a path, in which a segment * stands for any one name; together no more than 50 metrics.").needed().up_to(MAX_PATHS).such_as("/cpu/utilization"),
+                Param::new("path", PATH, "Which metrics; a segment * stands for any one name. All that fit are 50 at most.").needed().up_to(MAX_PATHS).once_each().such_as("/cpu/utilization"),
                 Param::new(
                     "from",
                     TIME,
@@ -227,6 +248,7 @@ pub(super) static ROUTES: &[Route] = &[
                     Shape::Words(|| Aggregate::ALL.map(Aggregate::as_str).to_vec()),
                     "With step or points: what is made of the samples of a bucket; each is a column. Default: avg. rate is the increase of a counter per second.",
                 )
+                .once_each()
                 .such_as("avg"),
                 Param::new(
                     "limit",
@@ -258,12 +280,12 @@ pub(super) static ROUTES: &[Route] = &[
             params: &[
                 Param::new("path", PATH, "Which metrics: a path, in which a segment * stands for any one name.")
                     .needed()
-                    .up_to(MAX_PATHS)
+                    .up_to(MAX_PATHS).once_each()
                     .such_as("/cpu/utilization"),
-                OF_DEVICES,
-                OF_Q,
-                OF_STATUS,
-                OF_LABEL,
+                IDS,
+                PART_OF_ID,
+                STATUS,
+                WITH_LABEL,
                 LIMIT,
                 NEXT,
             ],
@@ -288,9 +310,7 @@ pub(super) static ROUTES: &[Route] = &[
             about: "Events: samples (a frame that was stored), status, source, device, and gap (not all events behind from up to to are sent). Whoever comes again with the last id gets \
                     every event behind it, as long as these are kept, else a gap. An id without data and a comment come at least every 15 s. A client that reads nothing for 30 s is let go.",
             params: &[
-                Param::new("device", DEVICES, "Which devices: ids, or patterns of them with * for any characters. Default: all.")
-                    .up_to(events::MAX_DEVICES)
-                    .such_as("edge_*"),
+                IDS,
                 Param::new("path", PATH, "Of samples, what is at or below these paths; a segment * stands for any one name. Default: all.")
                     .up_to(MAX_PATHS)
                     .such_as("/cpu"),
@@ -386,27 +406,6 @@ pub(super) static ROUTES: &[Route] = &[
     },
 ];
 
-const OF_DEVICES: Param = Param::new(
-    "device",
-    DEVICES,
-    "Only these devices: ids, or patterns of them with * for any characters.",
-)
-.up_to(MAX_DEVICES)
-.such_as("edge_*");
-const OF_Q: Param =
-    Param::new("q", Shape::Text, "Only ids that contain this, in any case.").such_as("edge");
-const OF_STATUS: Param = Param::new(
-    "status",
-    Shape::Words(|| Status::ALL.map(Status::as_str).to_vec()),
-    "Only devices of these.",
-);
-const OF_LABEL: Param = Param::new(
-    "label",
-    LABEL,
-    "Only devices that have this label: name:value, or a name for any value; several: all of them.",
-)
-.up_to(labels::MAX_LABELS)
-.such_as("site");
 /// A label's name, or name and value.
 const LABEL: Shape = Shape::Form("^[a-z][a-z0-9_]{0,62}(:[^\\u0000]{0,256})?$");
 const EVENT_ID: Shape = Shape::Form("^[0-9A-Fa-f]{16}-[0-9]{1,19}$");

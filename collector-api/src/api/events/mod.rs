@@ -29,7 +29,7 @@ use crate::events::event::Kind;
 use crate::events::{DevicePattern, EventId, Events, Filter, Kinds, PathPattern};
 
 /// Most `device` of one call.
-pub(super) const MAX_DEVICES: usize = 1_000;
+const MAX_DEVICES: usize = 1_000;
 /// Most `path` of one call, as of the others.
 const MAX_PATHS: usize = 50;
 const MIN_INTERVAL_MS: std::ops::RangeInclusive<u64> = 100..=3_600_000;

@@ -344,17 +344,19 @@ fn schema(param: &Param) -> Json {
         }
         Shape::Words(words) => {
             let one = json!({"type": "string", "enum": words()});
-            json!({"type": "array", "items": one, "minItems": 1, "uniqueItems": true})
+            json!({"type": "array", "items": one, "minItems": 1})
         }
         Shape::Form(pattern) => json!({"type": "string", "pattern": pattern}),
     };
-    match param.most {
+    let mut several = match param.most {
         1 => one,
         usize::MAX => json!({"type": "array", "items": one, "minItems": 1}),
-        most => {
-            json!({"type": "array", "items": one, "minItems": 1, "maxItems": most, "uniqueItems": true})
-        }
+        most => json!({"type": "array", "items": one, "minItems": 1, "maxItems": most}),
+    };
+    if param.once_each {
+        several["uniqueItems"] = true.into();
     }
+    several
 }
 
 /// The parameters of a query string as a form.
