@@ -164,7 +164,8 @@ fn a_read_only_spool_leaves_memory_and_says_so() {
     let until = Instant::now() + DEADLINE;
     loop {
         let status = run(&["status", "--json"], &plugins);
-        let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+        // Nothing until it listens.
+        let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap_or_default();
         let problem = status["spool"]["problem"].as_str().unwrap_or_default();
         if problem.contains("Read-only file system") {
             break;
