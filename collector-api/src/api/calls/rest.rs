@@ -135,7 +135,6 @@ pub(super) static ROUTES: &[Route] = &[
                 }],
                 problems: &[Kind::InvalidParameter, Kind::NotFound, Kind::Forbidden],
                 example: "edge_device_01",
-                ..GET
             },
             Operation {
                 verb: Verb::Delete,
