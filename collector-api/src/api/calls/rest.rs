@@ -350,7 +350,7 @@ pub(super) static ROUTES: &[Route] = &[
                 about: "Its figures.",
                 forms: &[json(|g| g.subschema_for::<reply::Status<'static>>())],
                 headers: &[Header::ETag],
-                example: r#"{"version":"0.1.0","started":1795450000000,"devices":{"online":1,"stale":0,"offline":0},"series":57,"intake":{"mode":"listener","connections":1,"messages":4711,"samples":268527,"duplicates":0,"dead_letters":0,"rejected":{"invalid_json":0},"last_commit_ms":2.1,"broker":null},"store":{"state":"ok","reason":null,"journal_bytes":1048576,"blocks":12,"database_bytes":524288,"head_samples":1000,"dead_letters_bytes":0,"archive_files":41,"archive_bytes":9437184,"oldest_day":1792800000000,"oldest_day_1m":1791849600000,"oldest_day_1h":null},"events":{"clients":1,"sent":4711,"gaps":0,"dropped":0}}"#,
+                example: r#"{"version":"0.1.0","started":1795450000000,"devices":{"online":1,"stale":0,"offline":0},"series":57,"intake":{"mode":"listener","connections":1,"messages":4711,"samples":268527,"duplicates":0,"dead_letters":0,"rejected":{"invalid_json":0},"last_commit_ms":2.1,"broker":null},"store":{"state":"ok","reason":null,"journal_bytes":1048576,"blocks":12,"database_bytes":524288,"head_samples":1000,"dead_letters_bytes":0,"archive_files":41,"archive_bytes":9437184,"oldest_day":1792800000000,"oldest_day_1m":1791849600000,"oldest_day_1h":null},"events":{"clients":1,"sent":4711,"gaps":0,"dropped":0},"remote_write":[{"name":"victoria","url":"http://127.0.0.1:8428/api/v1/write","state":"ok","reason":null,"samples_sent":268527,"samples_dropped":{},"failures":{},"behind_seconds":0.4,"behind_bytes":0,"last_sent":1795450060000,"last_refusal":null}]}"#,
                 ..OK
             }],
             ..GET
