@@ -144,7 +144,7 @@ fn each_bad_source_fails_alone_with_its_reason() {
     // One that hangs in its trial does not come inline, whatever the configuration says.
     for isolation in ["inline", "process"] {
         let plugins = Plugins::with(&bad);
-        let config = plugins.config(&format!("isolation = '{isolation}'\n"));
+        let config = plugins.config(&format!("interval = '1s'\nisolation = '{isolation}'\n"));
         each_fails_alone(&collect(&plugins, &["--config", &config]));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::client::Client;
 use crate::collector::{Collector, T};
@@ -17,6 +17,7 @@ fn nothing_is_lost_or_doubled_over_connections_that_break_anywhere() {
     let count = 3_000;
     let mut seen: Vec<(String, i64)> = Vec::new();
     let mut connections = 0;
+    let give_up = Instant::now() + Duration::from_secs(60);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for ms in 0..count {
@@ -52,7 +53,9 @@ fn nothing_is_lost_or_doubled_over_connections_that_break_anywhere() {
                 came += 1;
             }
             place = client.place.clone();
-            if was_done && came == 0 {
+            // On a busy machine a connection may be cut before anything came.
+            let is_late = Instant::now() > give_up;
+            if was_done && came == 0 && (seen.len() >= count as usize || is_late) {
                 break;
             }
         }
