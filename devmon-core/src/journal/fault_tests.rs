@@ -57,9 +57,18 @@ fn options() -> Options {
 
 /// Opens it, however often that fails.
 fn open(dir: &Path) -> Journal {
+    open_after(dir, false)
+}
+
+/// The same behind a commit that failed, perhaps without being cut off: if power is lost then, of its records the first may be lost and the second not,
+/// which nobody can tell from damage.
+fn open_after(dir: &Path, failed: bool) -> Journal {
     for _ in 0..100 {
         if let Ok((journal, recovery)) = Journal::open(dir, options()) {
-            assert_eq!(recovery.damaged, None, "a crash is no damage");
+            assert!(
+                failed || recovery.damaged.is_none(),
+                "a crash is no damage: {recovery:?}"
+            );
             return journal;
         }
     }
@@ -162,7 +171,7 @@ fn run(ops: &[Op]) {
                 if let Some(seed) = power {
                     faults::lose_power(dir.path(), *seed).unwrap();
                 }
-                journal = open(dir.path());
+                journal = open_after(dir.path(), !model.maybe.is_empty());
                 model.after_restart(&ids(&journal));
             }
         }
@@ -183,7 +192,7 @@ fn run(ops: &[Op]) {
         assert_eq!(report.damaged, [], "segment {number}");
     }
     drop(checker);
-    let found = ids(&open(dir.path()));
+    let found = ids(&open_after(dir.path(), !model.maybe.is_empty()));
     model.after_restart(&found);
 }
 
