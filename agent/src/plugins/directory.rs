@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 
 use super::exec::{self, ExecFile};
 use super::host::{Host, HostedPlugin, Limits};
-use super::load::{Refusal, load_as};
+use super::load::{Abi, Refusal, load_as};
 use super::source::{Kind, Loaded};
 use super::{copy, trust};
 use crate::config::{Isolation, Settings};
@@ -193,9 +193,10 @@ pub fn verdict(
     };
     let (mut host, hello) = Host::start(&hosted, trial)?;
     hosted.limits = settings.limits_of(&hello.name);
-    let bundled = BUNDLED
-        .iter()
-        .any(|name| file == format!("libdevmon_plugin_{name}.so"));
+    // Ours are in Rust, and call themselves what their file is called: somebody else's file of that name gets a process.
+    let bundled = matches!(hello.abi, Abi::Rust { .. })
+        && BUNDLED.contains(&hello.name.as_str())
+        && file == format!("libdevmon_plugin_{}.so", hello.name);
     let mut inline = settings.isolation_of(&hello.name, bundled) == Isolation::Inline;
     // Nothing but the original could be mapped, and that may be written over: not in this process.
     inline &= copied.is_ok();

@@ -421,6 +421,19 @@ fn another_directory_put_in_the_place_of_the_first_is_followed() {
 
 /// The children of a process.
 #[test]
+fn a_c_plugin_with_the_name_of_a_bundled_one_runs_in_a_process() {
+    let broker = Broker::start();
+    let mut sub = broker.subscribe("devmon/#");
+    let plugins = Plugins::with(&["two-a"]);
+    let defines = ["MODE=SEGFAULT", "VERSION=1"];
+    plugins.c_as("bad", "libdevmon_plugin_memory.so", &defines);
+    let mut agent = publish("i10", &broker, &plugins, &["--interval", "200ms"]);
+    wait_for_state(&mut sub, "memory", "failing", "signal 11 (SIGSEGV");
+    agent.signal("TERM");
+    assert_eq!(agent.ended().code(), Some(0), "the agent lives");
+}
+
+#[test]
 fn a_source_has_a_timeout_of_its_own() {
     let broker = Broker::start();
     let mut sub = broker.subscribe("devmon/#");
