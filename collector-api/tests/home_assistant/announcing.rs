@@ -157,6 +157,7 @@ fn a_device_that_is_forgotten_is_taken_back_and_no_other() {
     let broker = Broker::start(dir.path());
     let collector = Collector::start(dir.path(), &url(&broker), ALL);
     for device in ["gone", "stays"] {
+        introduce(&broker, device); // or it would be stale soon
         send(&broker, device, 1, METRICS);
     }
     announced(&broker, 8);
