@@ -121,6 +121,10 @@ fn discovery_is_retained_valid_and_nothing_that_the_collector_reads() {
         (&said["devices"], &said["entities"]),
         (&json!(1), &json!(4))
     );
+    let figures = ["up", "entities", "left_out"];
+    let figures =
+        figures.map(|name| collector.figure(&format!("devmon_collector_home_assistant_{name} ")));
+    assert_eq!(figures, [Some(1.0), Some(4.0), Some(0.0)]);
     collector.stop();
     assert_eq!(broker.retained()[&collector_topic()], "offline");
 }

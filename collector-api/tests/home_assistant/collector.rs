@@ -82,6 +82,13 @@ impl Collector {
         serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
     }
 
+    /// One of its figures on `/metrics`.
+    pub(crate) fn figure(&self, name: &str) -> Option<f64> {
+        let answer = self.call("GET", "/metrics");
+        let mut values = answer.lines().filter_map(|line| line.strip_prefix(name));
+        values.next()?.trim().parse().ok()
+    }
+
     /// Waits until so many messages of devices are stored, and the broker has taken all that there was to say.
     pub(crate) fn settled(&self, messages: u64) {
         wait_for("all is stored and said", || {
