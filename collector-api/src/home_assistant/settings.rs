@@ -85,7 +85,7 @@ impl Settings {
         let devices = devices.iter().map(|text| {
             let parsed = glob::Pattern::new(text);
             parsed.map_err(|e| {
-                format!("devices: {text:?} is no pattern of ids: {e}; write one like edge_* ")
+                format!("devices: {text:?} is no pattern of ids: {e}; write one like edge_*")
             })
         });
         let paths = keys
