@@ -18,6 +18,7 @@ use crate::api::Origins;
 use crate::api::server::{IDLE_TIMEOUT, per_address};
 use crate::cli::RunArgs;
 use crate::forward;
+use crate::home_assistant;
 use crate::intake::{BrokerSettings, IntakeSettings, Limits};
 use crate::store::{Keep, Options};
 
@@ -79,6 +80,7 @@ pub struct File {
     store: StoreKeys,
     #[serde(default)]
     remote_write: Vec<forward::Keys>,
+    home_assistant: Option<home_assistant::Keys>,
 }
 
 /// When the heads are sealed: [`Options`]. The defaults suit every load that is known; tests want many small seals.
@@ -173,6 +175,8 @@ pub struct Settings {
     pub store: Options,
     /// Who takes what is stored, too.
     pub remote_write: Vec<forward::Target>,
+    /// `None`: nothing is said to Home Assistant.
+    pub home_assistant: Option<home_assistant::Settings>,
     pub log_format: LogFormat,
 }
 
@@ -396,6 +400,11 @@ impl Settings {
         }
         let remote_write = forward_to(file.remote_write)
             .map_err(|what| Invalid(format!("{}: remote_write: {what}.", layers.file)))?;
+        let home_assistant = match file.home_assistant {
+            None => None,
+            Some(keys) => home_assistant::Settings::new(keys, broker.as_ref())
+                .map_err(|what| Invalid(format!("{}: home_assistant: {what}.", layers.file)))?,
+        };
         Ok(Self {
             data_dir: data_dir.map_or_else(|| PathBuf::from("data"), |d| d.value),
             http: http_addr,
@@ -412,6 +421,7 @@ impl Settings {
             intake,
             store,
             remote_write,
+            home_assistant,
             log_format: log_format
                 .map(|said| parse_log_format(&said))
                 .transpose()?
@@ -475,6 +485,9 @@ impl fmt::Display for Settings {
                 "forward by remote write to {} as {}",
                 target.url, target.name
             )?;
+        }
+        if let Some(home_assistant) = &self.home_assistant {
+            writeln!(f, "{}", home_assistant.describe())?;
         }
         Ok(())
     }

@@ -21,6 +21,7 @@ use crate::commands;
 use crate::config::{Listen, Settings};
 use crate::events::Events;
 use crate::forward;
+use crate::home_assistant;
 use crate::intake::{Intake, Listener, subscribe};
 use crate::store::engine::Store;
 use crate::store::{Engine, HowFar};
@@ -135,11 +136,23 @@ async fn serve(settings: Settings) -> anyhow::Result<Ended> {
     let (stop_forwarding, forwarding_stops) = watch::channel(false);
     let (mut forwarding, progress) =
         prepared.start(&store, &intake.commits(), &forwarding_stops)?;
+    let announced = settings.home_assistant.map(|settings| {
+        let progress = Arc::new(home_assistant::Progress::default());
+        let (store, stops) = (store.clone(), forwarding_stops.clone());
+        forwarding.spawn(home_assistant::run(
+            settings,
+            store,
+            progress.clone(),
+            stops,
+        ));
+        progress
+    });
     let asked = intake.clone();
     let status = move || asked.status();
     let (events, event_maker) = Events::start(intake.feed(), store.clone(), most_clients as u64);
     let api = Api::new(store.clone(), status, mode, started).with_events(events);
-    front.open(api.with_forwarding(progress));
+    let api = api.with_forwarding(progress);
+    front.open(api.with_home_assistant(announced));
 
     say(&ready)?;
     tracing::info!(data_dir = %settings.data_dir.display(), mode, "collector runs");

@@ -316,6 +316,7 @@ pub(super) fn status(api: &Api, call: &Call, _: &Segment) -> Result<Response, Pr
     let now = TimestampMs::now();
     let counts = devices::count(&*api.store, now);
     let forwarding: Vec<_> = api.forwarding.iter().map(|p| p.figures(now)).collect();
+    let announced = api.home_assistant.as_ref().map(|p| p.figures());
     Ok(reply::json(&reply::Status {
         version: env!("CARGO_PKG_VERSION"),
         started: api.started,
@@ -329,6 +330,7 @@ pub(super) fn status(api: &Api, call: &Call, _: &Segment) -> Result<Response, Pr
         store: (&store).into(),
         events: api.events.counters().into(),
         remote_write: forwarding.iter().map(Into::into).collect(),
+        home_assistant: announced.as_ref().map(Into::into),
     }))
 }
 

@@ -33,6 +33,7 @@ use devmon_core::wire::TimestampMs;
 
 use crate::events::Events;
 use crate::forward::Progress;
+use crate::home_assistant;
 use crate::intake::IntakeStatus;
 use crate::query::descriptors::DescriptorCache;
 use crate::query::names::NamesCache;
@@ -53,6 +54,8 @@ pub struct Api {
     pub events: Events,
     /// How forwarding goes, target by target.
     pub forwarding: Vec<Arc<Progress>>,
+    /// How announcing to Home Assistant goes; `None`: it is off.
+    pub home_assistant: Option<Arc<home_assistant::Progress>>,
     /// The words of Prometheus for them.
     pub names: NamesCache,
     /// What was answered since the start.
@@ -75,6 +78,7 @@ impl Api {
             descriptors: DescriptorCache::default(),
             events: Events::default(),
             forwarding: Vec::new(),
+            home_assistant: None,
             names: NamesCache::default(),
             requests: prometheus::Requests::default(),
         }
@@ -91,6 +95,13 @@ impl Api {
     #[must_use]
     pub fn with_forwarding(mut self, forwarding: Vec<Arc<Progress>>) -> Self {
         self.forwarding = forwarding;
+        self
+    }
+
+    /// With what is said to Home Assistant; without this nothing is.
+    #[must_use]
+    pub fn with_home_assistant(mut self, announced: Option<Arc<home_assistant::Progress>>) -> Self {
+        self.home_assistant = announced;
         self
     }
 }

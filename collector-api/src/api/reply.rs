@@ -21,6 +21,7 @@ use super::exchange::vary;
 use super::openapi::schemas::{self, UnixMs};
 use crate::events::Counters;
 use crate::forward::Figures;
+use crate::home_assistant;
 use crate::intake::IntakeStatus;
 use crate::query::aggregate::Aggregate;
 use crate::query::column::Column;
@@ -446,6 +447,8 @@ pub struct Status<'a> {
     pub(super) store: StoreFigures<'a>,
     pub(super) events: EventFigures,
     pub(super) remote_write: Vec<RemoteWrite<'a>>,
+    /// `null` while it is off.
+    pub(super) home_assistant: Option<HomeAssistant<'a>>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -597,6 +600,37 @@ impl<'a> From<&'a Figures> for RemoteWrite<'a> {
             behind_bytes: figures.behind_bytes,
             last_sent: figures.last_sent,
             last_refusal: figures.last_refusal.as_deref(),
+        }
+    }
+}
+
+/// What is said to Home Assistant.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct HomeAssistant<'a> {
+    /// `ok`, or `failing` while nothing is said, or nothing of it may arrive.
+    state: &'static str,
+    reason: Option<&'a str>,
+    devices: u64,
+    entities: u64,
+    /// Series that are chosen and not said: there are too many.
+    left_out: u64,
+    waiting: u64,
+    published: u64,
+    births: u64,
+}
+
+impl<'a> From<&'a home_assistant::Figures> for HomeAssistant<'a> {
+    fn from(figures: &'a home_assistant::Figures) -> Self {
+        let failing = figures.problem.is_some();
+        Self {
+            state: if failing { "failing" } else { "ok" },
+            reason: figures.problem.as_deref(),
+            devices: figures.devices,
+            entities: figures.entities,
+            left_out: figures.left_out,
+            waiting: figures.waiting,
+            published: figures.published,
+            births: figures.births,
         }
     }
 }

@@ -142,16 +142,62 @@ fn shown(bytes: &[u8]) -> String {
     plain.trim().to_owned()
 }
 
-/// An error with its causes: hyper's own text says nothing of them.
-fn chain(error: &dyn std::error::Error) -> String {
+/// An error with its causes, which hyper's own text says nothing of, and what to do where that is known.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
+    let mut advice = advice(error);
     let mut cause = error.source();
     while let Some(error) = cause {
         text.push_str(": ");
         text.push_str(&error.to_string());
+        advice = advice.or_else(|| self::advice(error));
         cause = error.source();
     }
+    if let Some(advice) = advice {
+        text.push_str("; ");
+        text.push_str(advice);
+    }
     text
+}
+
+/// What to do where the two sides do not trust each other.
+fn advice(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    use rustls::AlertDescription as Alert;
+    use rustls::{CertificateError as Bad, Error};
+    // An I/O error hides the one that it was made of from `source`; there may be one in another.
+    let mut inner = error;
+    while let Some(io) = inner.downcast_ref::<std::io::Error>() {
+        inner = io.get_ref()?;
+    }
+    Some(match inner.downcast_ref::<Error>()? {
+        Error::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => {
+            "the target's certificate is signed by another authority than those that are trusted: name its authority with ca_file"
+        }
+        Error::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
+            "write the name that the target's certificate is made for into url"
+        }
+        Error::InvalidCertificate(
+            Bad::Expired
+            | Bad::ExpiredContext { .. }
+            | Bad::NotValidYet
+            | Bad::NotValidYetContext { .. },
+        ) => "look at the dates of the target's certificate, and at this machine's clock",
+        // What a server answers to no certificate depends on the server.
+        Error::AlertReceived(
+            Alert::CertificateRequired
+            | Alert::BadCertificate
+            | Alert::UnknownCA
+            | Alert::CertificateUnknown
+            | Alert::CertificateExpired
+            | Alert::AccessDenied,
+        ) => {
+            "the target asks for a certificate of ours that it trusts: name one with cert_file and key_file"
+        }
+        Error::InvalidMessage(_) => {
+            "what answers speaks no TLS; look at the port, or write http://"
+        }
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

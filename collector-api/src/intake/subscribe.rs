@@ -1,4 +1,5 @@
-//! Broker mode: reads the devices' topics from a broker, and acknowledges to it what is on disk. The only file that knows rumqttc.
+//! Broker mode: reads the devices' topics from a broker, and acknowledges to it what is on disk. The only room that knows rumqttc:
+//! this file and [`line`], a second connection for what the collector says itself.
 //!
 //! # Promises
 //! - The session is persistent: what devices publish while the collector is away waits at the broker, as far as the broker keeps it.
@@ -9,6 +10,8 @@
 //!
 //! Polling is never cancelled in mid-connection and waits for nothing but room in the intake; acknowledgements are sent from a task beside it.
 //! AWS IoT Core: port 443 speaks MQTT with the ALPN name of `devmon_core::tls`; at most one connection a second; three filters in one SUBSCRIBE.
+
+pub(crate) mod line;
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -139,6 +142,36 @@ fn options(settings: &BrokerSettings) -> Result<MqttOptions, SettingsError> {
     Ok(options)
 }
 
+/// How long to wait before the next connection.
+#[derive(Debug)]
+pub(crate) struct Pauses {
+    jitter: RandomState,
+    attempt: u64,
+    next: Duration,
+}
+
+impl Pauses {
+    pub(crate) fn new() -> Self {
+        Self {
+            jitter: RandomState::new(),
+            attempt: 0,
+            next: FIRST_PAUSE,
+        }
+    }
+
+    /// After a connection that held for so long. Between one and one and a half pauses: a fleet of collectors must not come back in step, nor AWS see two connections in a second.
+    pub(crate) fn next(&mut self, held: Duration) -> Duration {
+        if held > GOOD_CONNECTION {
+            self.next = FIRST_PAUSE;
+        }
+        self.attempt += 1;
+        let spread = self.jitter.hash_one(self.attempt) % 500;
+        let pause = self.next + self.next.mul_f64(spread as f64 / 1000.0);
+        self.next = (self.next * 2).min(LONGEST_PAUSE);
+        pause
+    }
+}
+
 /// Connects again and again.
 struct Reader {
     options: MqttOptions,
@@ -150,16 +183,16 @@ struct Reader {
 
 impl Reader {
     async fn run(mut self) {
-        let jitter = RandomState::new();
-        let mut pause = FIRST_PAUSE;
+        let mut pauses = Pauses::new();
         let mut subscribed = false;
-        for attempt in 0u64.. {
+        loop {
             let begin = Instant::now();
             let error = self.connection(&mut subscribed).await;
             if *self.shutdown.borrow() {
                 self.report(false, None);
                 return;
             }
+            let pause = pauses.next(begin.elapsed());
             tracing::warn!(
                 broker = self.status.address,
                 error,
@@ -167,15 +200,8 @@ impl Reader {
                 "not connected to the broker; trying again"
             );
             self.report(false, Some(error));
-            if begin.elapsed() > GOOD_CONNECTION {
-                pause = FIRST_PAUSE;
-            }
-            // Between one and one and a half pauses: a fleet of collectors must not come back in step, nor AWS see two connections in a second.
-            let spread = jitter.hash_one(attempt) % 500;
-            let jittered = pause + pause.mul_f64(spread as f64 / 1000.0);
-            pause = (pause * 2).min(LONGEST_PAUSE);
             tokio::select! {
-                () = tokio::time::sleep(jittered) => {}
+                () = tokio::time::sleep(pause) => {}
                 _ = self.shutdown.wait_for(|stop| *stop) => {}
             }
             if *self.shutdown.borrow() {

@@ -31,7 +31,7 @@ fn status_has_the_documented_figures() {
                           "last_commit_ms": 2.1, "broker": null},
                "store": {"state": "ok", "reason": null, "journal_bytes": 1, "blocks": 2, "database_bytes": 3, "head_samples": 4, "dead_letters_bytes": 5,
                          "archive_files": 6, "archive_bytes": 7, "oldest_day": 1_795_392_000_000_i64, "oldest_day_1m": null, "oldest_day_1h": null},
-               "events": {"clients": 0, "sent": 0, "gaps": 0, "dropped": 0}, "remote_write": []})
+               "events": {"clients": 0, "sent": 0, "gaps": 0, "dropped": 0}, "remote_write": [], "home_assistant": null})
     );
     collector.store.set_degraded(Some("set aside"));
     let store = collector.json("/api/v1/status")["store"].take();

@@ -11,3 +11,4 @@ mod collector;
 mod gate;
 mod outages;
 mod receivers;
+mod tls;

@@ -38,15 +38,7 @@ impl Receiver {
     /// On `addr`, with what it held before in `dir`.
     pub(crate) fn start(kind: Kind, addr: SocketAddr, dir: &Path) -> Self {
         let data = dir.join("receiver");
-        let mut command = match kind {
-            Kind::VictoriaMetrics => victoria_metrics(addr, &data),
-            Kind::Prometheus => prometheus(addr, &data, ""),
-            Kind::PatientPrometheus => prometheus(
-                addr,
-                &data,
-                "storage: { tsdb: { out_of_order_time_window: 30m } }\n",
-            ),
-        };
+        let mut command = command(kind, addr, &data);
         let child = command
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -135,6 +127,19 @@ fn labels(metric: &Json) -> String {
         .collect();
     labels.sort();
     labels.join(",")
+}
+
+/// The program, not started.
+pub(crate) fn command(kind: Kind, addr: SocketAddr, data: &Path) -> Command {
+    match kind {
+        Kind::VictoriaMetrics => victoria_metrics(addr, data),
+        Kind::Prometheus => prometheus(addr, data, ""),
+        Kind::PatientPrometheus => prometheus(
+            addr,
+            data,
+            "storage: { tsdb: { out_of_order_time_window: 30m } }\n",
+        ),
+    }
 }
 
 fn victoria_metrics(addr: SocketAddr, data: &Path) -> Command {

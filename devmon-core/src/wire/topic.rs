@@ -97,6 +97,12 @@ impl TopicScheme {
         })
     }
 
+    /// The first levels of all topics.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// The shard of a device: FNV-1a (64 bit) of its id modulo the number of shards. Never changes for a given number.
     #[must_use]
     pub fn shard(&self, device: &DeviceId) -> u32 {

@@ -7,6 +7,7 @@ use super::super::Api;
 use super::requests::{BOUNDS_S, CLASSES};
 use super::text::{Exposition, Format, put_float};
 use crate::forward::Figures;
+use crate::home_assistant;
 use crate::query::devices::{self, Status};
 use crate::query::families::{Family, Type};
 
@@ -143,6 +144,9 @@ pub(super) fn expose(api: &Api, format: Format) -> String {
     for progress in &api.forwarding {
         own.forwarding(&progress.figures(TimestampMs::now()));
     }
+    if let Some(progress) = &api.home_assistant {
+        own.home_assistant(&progress.figures());
+    }
     for (class, count) in CLASSES.iter().zip(api.requests.classes()) {
         own.labelled(
             "http_responses_total",
@@ -257,6 +261,29 @@ impl Own {
             help,
             &to,
             u64::from(figures.problem.is_none()),
+        );
+    }
+
+    fn home_assistant(&mut self, figures: &home_assistant::Figures) {
+        self.gauge(
+            "home_assistant_up",
+            "1 while what is said to Home Assistant reaches the broker.",
+            u64::from(figures.problem.is_none()),
+        );
+        self.gauge(
+            "home_assistant_entities",
+            "Series that Home Assistant is told of.",
+            figures.entities,
+        );
+        self.gauge(
+            "home_assistant_left_out",
+            "Series that are chosen for Home Assistant and beyond a bound.",
+            figures.left_out,
+        );
+        self.counter(
+            "home_assistant_published_total",
+            "Messages to Home Assistant that the broker has acknowledged.",
+            figures.published,
         );
     }
 
