@@ -279,6 +279,15 @@ fn an_executable_dropped_in_is_a_source() {
 }
 
 #[test]
+fn a_source_says_soon_that_it_has_nothing_to_measure_however_seldom_it_is_asked() {
+    let broker = Broker::start();
+    let mut sub = broker.subscribe("devmon/#");
+    let plugins = Plugins::with(&["unavailable"]);
+    let _agent = publish("i11", &broker, &plugins, &["--interval", "24h"]);
+    wait_for_state(&mut sub, "unavailable", "unavailable", "no such hardware");
+}
+
+#[test]
 fn an_edit_by_others_is_never_run() {
     let broker = Broker::start();
     let mut sub = broker.subscribe("devmon/#");
@@ -419,7 +428,6 @@ fn another_directory_put_in_the_place_of_the_first_is_followed() {
     });
 }
 
-/// The children of a process.
 #[test]
 fn a_c_plugin_with_the_name_of_a_bundled_one_runs_in_a_process() {
     let broker = Broker::start();
@@ -449,6 +457,7 @@ fn a_source_has_a_timeout_of_its_own() {
     wait_for_state(&mut sub, "slow", "failing", part);
 }
 
+/// The children of a process.
 fn children(pid: u32) -> Vec<u32> {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let lists = tasks
