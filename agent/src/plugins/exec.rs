@@ -25,7 +25,7 @@ use super::host::{self, Limits, Log};
 use super::load::{Refusal, Round};
 use super::source::{Answer, Made, judge};
 use super::supervise::cut;
-use super::trust;
+use super::{interpreter, trust};
 
 /// As for a tree of a plugin: 10 000 leaves with long names.
 const MAX_OUTPUT_BYTES: usize = 4 * 1024 * 1024;
@@ -128,11 +128,20 @@ impl ExecFile {
         Ok(match status.code() {
             Some(0) => parse(&output),
             Some(UNAVAILABLE) => Answer::Unavailable(said("it has nothing to measure here")),
-            _ => Answer::Failed(format!(
-                "{}: {}",
-                host::how_it_ended(status),
-                said("it said nothing")
-            )),
+            Some(code)
+                if code == i32::from(host::NOT_RUN)
+                    && log.last.starts_with(host::CANNOT_BE_RUN) =>
+            {
+                Answer::Failed(log.last)
+            }
+            _ => {
+                let how = host::how_it_ended(status);
+                let said = said("it said nothing");
+                // What `env` makes of it is hard to understand.
+                let hint = interpreter::carriage_return(program).map(|why| format!("; {why}"));
+                let hint = hint.unwrap_or_default();
+                Answer::Failed(format!("{how}: {said}{hint}"))
+            }
         })
     }
 }

@@ -39,11 +39,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tracing::info;
 
+use super::interpreter;
 use super::load::{self, Abi, LoadedSource, Refusal, Round};
 use super::source::{Answer, Made, judge};
 
 /// The hidden command that makes this binary a host.
 pub const COMMAND: &str = "plugin-host";
+/// What a host says, and ends with, if it can not become the executable that it should: as shells do.
+pub(super) const CANNOT_BE_RUN: &str = "cannot be run: ";
+pub(super) const NOT_RUN: u8 = 126;
 /// A tree of 10 000 leaves with long texts, and no more.
 const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 /// Of what a plugin writes to standard error, this much of a line is kept.
@@ -598,8 +602,9 @@ pub fn main(args: &Args) -> ExitCode {
     }
     if args.exec {
         let e = Command::new(&args.path).exec();
-        eprintln!("cannot be run: {e}");
-        return ExitCode::from(126);
+        let why = interpreter::why_not_run(&args.path, &e);
+        eprintln!("{CANNOT_BE_RUN}{why}");
+        return ExitCode::from(NOT_RUN);
     }
     let Ok(socket) = std::io::stdin().as_fd().try_clone_to_owned() else {
         return ExitCode::FAILURE;

@@ -61,6 +61,9 @@ pub enum Refusal {
     /// Not a whole library for this machine.
     #[error("{0}")]
     NotALibrary(String),
+    /// A script that nobody may run, by its path.
+    #[error("not executable: chmod +x {0}")]
+    NotExecutable(String),
     /// The dynamic loader's words.
     #[error("cannot be loaded: {0}")]
     Dlopen(String),

@@ -279,6 +279,47 @@ fn an_executable_dropped_in_is_a_source() {
 }
 
 #[test]
+fn a_script_that_can_not_be_run_says_what_to_do_about_it() {
+    let broker = Broker::start();
+    let mut sub = broker.subscribe("devmon/#");
+    let plugins = Plugins::with(&[]);
+    let script = |name: &str, mode: u32, text: &str| {
+        let path = plugins.path(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    script("well.sh", 0o644, "#!/bin/sh\necho level 7\n");
+    script("pump", 0o755, "#!/opt/no-such-perl -w\nprint 1;\n");
+    script("tank", 0o755, "#!/bin/sh\r\necho level 7\r\n");
+    script("lake", 0o755, "#!/usr/bin/env sh\r\necho level 7\r\n");
+    let agent = publish("i12", &broker, &plugins, &["--interval", "200ms"]);
+    let mut missing = vec![
+        ("well.sh", "not executable: chmod +x /"),
+        (
+            "pump",
+            "cannot be run: its interpreter /opt/no-such-perl does not exist",
+        ),
+        (
+            "tank",
+            "cannot be run: its first line ends in a carriage return",
+        ),
+        ("lake", "its first line ends in a carriage return"),
+    ];
+    sub.wait_for("all four with their reasons", |line| {
+        missing.retain(|(name, part)| {
+            let source = source(line, name).unwrap_or_default();
+            let reason = source["reason"].as_str().unwrap_or_default();
+            !(source["state"] == "failing" && reason.contains(part))
+        });
+        missing.is_empty().then_some(())
+    });
+    script("well.sh", 0o755, "#!/bin/sh\necho level 7\n");
+    sub.wait_for("its value", |line| leaf(line, "well", "level"));
+    let warned = agent.seen().matches("not executable").count();
+    assert_eq!(warned, 1, "{}", agent.seen());
+}
+
+#[test]
 fn a_source_says_soon_that_it_has_nothing_to_measure_however_seldom_it_is_asked() {
     let broker = Broker::start();
     let mut sub = broker.subscribe("devmon/#");
