@@ -170,7 +170,7 @@ pub async fn run(settings: Settings, broker: Broker, reread: Reread) -> anyhow::
     watch.followed(first.changes, sources.copies());
     let names: Vec<&str> = sources.names().collect();
     if first.complete {
-        for problem in running::unknown(&settings, &names) {
+        for problem in running::unknown(&settings, &sources.known()) {
             warn!(problem, "configuration");
         }
     } else {

@@ -17,7 +17,7 @@ use tracing::{debug, warn};
 
 use super::exec::{self, ExecFile};
 use super::host::{Host, HostedPlugin, Limits};
-use super::load::{Abi, Refusal, load_as};
+use super::load::{Abi, Refusal, load_as, name_from_file};
 use super::source::{Kind, Loaded};
 use super::{copy, interpreter, trust};
 use crate::config::{Isolation, Settings};
@@ -213,6 +213,8 @@ pub fn verdict(
     let mut inline = settings.isolation_of(&hello.name, bundled) == Isolation::Inline;
     // Nothing but the original could be mapped, and that may be written over: not in this process.
     inline &= copied.is_ok();
+    // What is switched off is neither started nor mapped.
+    inline &= settings.source(&hello.name).enabled;
     if inline {
         let config = settings.config_of(&hello.name);
         let made = host.make(&hello.name, &config, trial);
@@ -309,6 +311,15 @@ fn stamp(path: &Path) -> Vec<i128> {
         nanos(m.mtime(), m.mtime_nsec()),
         nanos(m.ctime(), m.ctime_nsec()),
     ]
+}
+
+/// What a file's source is called, as far as its own name tells: a plugin in Rust may call itself otherwise.
+#[must_use]
+pub fn name_by_file(file: &str) -> String {
+    if file.starts_with("lib") && file.ends_with(".so") {
+        return name_from_file(Path::new(file));
+    }
+    exec_name(Path::new(file))
 }
 
 /// `backup-age.sh` gives `backup-age`.

@@ -14,7 +14,7 @@ use devmon_core::wire::{Frame, TimestampMs};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use super::directory::Found;
+use super::directory::{Found, name_by_file};
 use super::load::Refusal;
 use super::source::{Answer, Kind, Loaded, Made, Report, SourceThread};
 use super::supervise::Supervised;
@@ -128,14 +128,14 @@ impl Sources {
         self.idle.remove(&file);
         let loaded = match found.verdict {
             Ok(loaded) => loaded,
-            Err(refusal) => return self.refused(file, &refusal, moves),
+            Err(refusal) => return self.refused(file, &refusal, settings, moves),
         };
         if loaded.name == own::NAME {
             let refusal = Refusal::Duplicate {
                 name: loaded.name,
                 by: "the agent itself".into(),
             };
-            return self.refused(file, &refusal, moves);
+            return self.refused(file, &refusal, settings, moves);
         }
         let same = |r: &&mut Running| {
             r.file == file
@@ -156,15 +156,13 @@ impl Sources {
                 name: loaded.name,
                 by: other.file.clone(),
             };
-            return self.refused(file, &refusal, moves);
+            return self.refused(file, &refusal, settings, moves);
         }
         self.idle
             .retain(|_, i| i.about.name != loaded.name || i.about.state != SourceState::Stopped);
         let before = self.take_out(|r| r.file == file, moves);
         if !settings.source(&loaded.name).enabled {
-            info!(source = loaded.name, "source is switched off");
-            let reason = "switched off in the configuration".to_owned();
-            return self.rest(idle(loaded.name, SourceState::Stopped, reason, file), false);
+            return self.switched_off(loaded.name, file);
         }
         let mut loaded = loaded;
         if let (false, Kind::Inline(plugin)) = (before.is_empty(), &loaded.kind) {
@@ -183,7 +181,12 @@ impl Sources {
         moves.new.push((number, interval));
     }
 
-    fn refused(&mut self, file: String, refusal: &Refusal, moves: &mut Moves) {
+    fn refused(&mut self, file: String, refusal: &Refusal, settings: &Settings, moves: &mut Moves) {
+        let name = name_by_file(&file);
+        if !settings.source(&name).enabled {
+            self.take_out(|r| r.file == file, moves);
+            return self.switched_off(name, file);
+        }
         warn!(file, reason = %refusal, "plugin refused");
         // Without a copy, what runs is the very file that was refused.
         self.take_out(|r| r.file == file && r.copy.is_none(), moves);
@@ -200,6 +203,12 @@ impl Sources {
         }
         let about = idle(file.clone(), SourceState::Failing, reason, file);
         self.rest(about, duplicate);
+    }
+
+    fn switched_off(&mut self, name: String, file: String) {
+        info!(source = name, "source is switched off");
+        let reason = "switched off in the configuration".to_owned();
+        self.rest(idle(name, SourceState::Stopped, reason, file), false);
     }
 
     fn rest(&mut self, about: SourceAbout, duplicate: bool) {
@@ -328,6 +337,16 @@ impl Sources {
     /// Names of the running sources, by number.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.running.values().map(|r| r.name.as_str())
+    }
+
+    /// Names that the configuration may speak of: those of the running sources, and of files without a source as far as they tell.
+    #[must_use]
+    pub fn known(&self) -> Vec<String> {
+        let idle = self.idle.iter().map(|(file, i)| match i.about.state {
+            SourceState::Stopped => i.about.name.clone(),
+            _ => name_by_file(file),
+        });
+        self.names().map(str::to_owned).chain(idle).collect()
     }
 
     /// Intervals of the running sources, with their numbers.
@@ -515,12 +534,13 @@ fn idle(name: String, state: SourceState, reason: String, file: String) -> Sourc
 
 /// Configured sources that no plugin provides: most often a misspelt name.
 #[must_use]
-pub fn unknown(settings: &Settings, known: &[&str]) -> Vec<String> {
+pub fn unknown(settings: &Settings, known: &[String]) -> Vec<String> {
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
     let wanted = settings.sources.iter().filter(|(_, s)| s.enabled);
     wanted
         .map(|(name, _)| name)
         .filter(|name| *name != own::NAME && !known.contains(&name.as_str()))
-        .map(|name| match nearest(name, known) {
+        .map(|name| match nearest(name, &known) {
             Some(near) => format!(
                 "[sources.{name}] is configured, but no plugin is called so; did you mean {near:?}?"
             ),
@@ -591,6 +611,43 @@ mod tests {
             assert_eq!(moves.new.len(), usize::from(copy.is_none()));
             assert_eq!(sources.about().0[0].reason, None);
         }
+    }
+
+    #[test]
+    fn what_is_switched_off_is_no_matter_whatever_its_file_is_like() {
+        let mut settings = settings();
+        let off = crate::config::SourceSettings {
+            enabled: false,
+            ..Default::default()
+        };
+        settings.sources.insert("well".into(), off);
+        for verdict in [Ok(()), refusal()] {
+            let (mut sources, _reports) = Sources::start(Vec::new(), &settings, |i| i);
+            sources.apply(found(None, verdict), &settings);
+            let about = &sources.about().0[0];
+            assert_eq!(
+                (about.name.as_str(), about.state),
+                ("well", SourceState::Stopped)
+            );
+            let reason = about.reason.as_deref();
+            assert_eq!(reason, Some("switched off in the configuration"));
+            assert_eq!(unknown(&settings, &sources.known()), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn settings_of_a_source_whose_file_was_refused_are_no_mistake() {
+        let mut settings = settings();
+        for name in ["well", "wall"] {
+            settings.sources.insert(name.into(), Default::default());
+        }
+        let (mut sources, _reports) = Sources::start(Vec::new(), &settings, |i| i);
+        sources.apply(found(None, refusal()), &settings);
+        let said = unknown(&settings, &sources.known());
+        assert!(
+            said.len() == 1 && said[0].contains("did you mean \"well\"?"),
+            "{said:?}"
+        );
     }
 
     #[test]

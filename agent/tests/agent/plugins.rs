@@ -224,3 +224,16 @@ fn a_source_can_be_switched_off() {
     assert!(collected["metrics"].get("two-a").is_none());
     assert!(collected["metrics"].get("two-b").is_some());
 }
+
+#[test]
+fn what_is_switched_off_is_not_tried_and_nobody_is_warned_of_it() {
+    let plugins = Plugins::with(&["hangs"]);
+    std::fs::write(plugins.path("libtext.so"), "INPUT(libc.so.6)\n").unwrap();
+    let off = ["hangs", "text", "nowhere"].map(|n| format!("[sources.{n}]\nenabled = false\n"));
+    let config = plugins.config(&format!("isolation = 'inline'\n{}", off.concat()));
+    for command in ["check", "collect"] {
+        let out = run(&[command, "--device", "d", "--config", &config], &plugins);
+        assert!(out.status.success());
+        assert_eq!(text(&out.stderr), "", "{command}");
+    }
+}
