@@ -63,10 +63,21 @@ impl ExecFile {
         }
     }
 
-    /// Runs it once.
+    /// For what it says on standard error, in all its runs.
     #[must_use]
-    pub fn collect(&self, name: &str, config: &str, limit: Duration) -> Answer {
-        match self.run(name, config, limit) {
+    pub(super) fn log(&self) -> Log {
+        Log::new(&self.path.file_name().unwrap_or_default().to_string_lossy())
+    }
+
+    /// Runs it once.
+    pub(super) fn collect(
+        &self,
+        name: &str,
+        config: &str,
+        limit: Duration,
+        log: &mut Log,
+    ) -> Answer {
+        match self.run(name, config, limit, log) {
             Ok(answer) => answer,
             Err(e) => Answer::Failed(format!("cannot be run: {e}")),
         }
@@ -80,7 +91,14 @@ impl ExecFile {
         trust::open(&self.path).map(drop)
     }
 
-    fn run(&self, name: &str, config: &str, limit: Duration) -> std::io::Result<Answer> {
+    fn run(
+        &self,
+        name: &str,
+        config: &str,
+        limit: Duration,
+        log: &mut Log,
+    ) -> std::io::Result<Answer> {
+        log.last.clear();
         if self.copy.is_none()
             && let Err(refusal) = self.trusted()
         {
@@ -96,10 +114,8 @@ impl ExecFile {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
-        let file = self.path.file_name().unwrap_or_default().to_string_lossy();
-        let mut log = Log::new(&file);
         let until = Instant::now() + limit;
-        let ended = read(&mut child, &mut log, until);
+        let ended = read(&mut child, log, until);
         let ended = match ended {
             Ok(output) => Ok((output, wait(&mut child, until))),
             Err(problem) => Err(problem),
@@ -132,7 +148,7 @@ impl ExecFile {
                 if code == i32::from(host::NOT_RUN)
                     && log.last.starts_with(host::CANNOT_BE_RUN) =>
             {
-                Answer::Failed(log.last)
+                Answer::Failed(log.last.clone())
             }
             _ => {
                 let how = host::how_it_ended(status);
@@ -317,7 +333,7 @@ mod tests {
             copy: None,
             limits: Limits::default(),
         };
-        match file.collect("well", "{}", Duration::from_secs(5)) {
+        match file.collect("well", "{}", Duration::from_secs(5), &mut file.log()) {
             Answer::Failed(reason) => assert!(reason.contains("everyone may write"), "{reason}"),
             other => panic!("{other:?}"),
         }

@@ -41,6 +41,7 @@ use tracing::info;
 
 use super::interpreter;
 use super::load::{self, Abi, LoadedSource, Refusal, Round};
+use super::pace::{self, Pace};
 use super::source::{Answer, Made, judge};
 
 /// The hidden command that makes this binary a host.
@@ -513,9 +514,10 @@ enum Heard {
     End,
 }
 
-/// What a process writes to standard error: into the agent's log, line by line.
+/// What a process writes to standard error: into the agent's log, line by line, the same line not too often.
 pub(super) struct Log {
     file: String,
+    pace: Pace,
     line: Vec<u8>,
     pub(super) last: String,
 }
@@ -524,6 +526,7 @@ impl Log {
     pub(super) fn new(file: &str) -> Self {
         Self {
             file: file.to_owned(),
+            pace: Pace::default(),
             line: Vec::new(),
             last: String::new(),
         }
@@ -560,7 +563,10 @@ impl Log {
         let line = line.trim();
         // The hint that Rust's panic message ends with says nothing about the plugin.
         if !line.is_empty() && !line.starts_with("note: run with `RUST_BACKTRACE") {
-            info!(file = self.file, said = line, "plugin");
+            if let Some(left_out) = self.pace.may_say(Instant::now(), line) {
+                let left_out = pace::some(left_out);
+                info!(file = self.file, said = line, left_out, "plugin");
+            }
             self.last = line.to_owned();
         }
     }

@@ -261,7 +261,7 @@ impl Sources {
     pub fn readmit(&mut self, name: &str) -> Result<Option<String>, String> {
         let wanted = |r: &&mut Running| r.name == name || r.file == name;
         if let Some(running) = self.running.values_mut().find(wanted) {
-            self.changed |= running.supervised.readmit();
+            self.changed |= running.supervised.readmit(Instant::now());
             return Ok(None);
         }
         if self.idle.contains_key(name) {
@@ -325,9 +325,8 @@ impl Sources {
         match SourceThread::spawn(number, loaded, config, limit, self.reports.clone()) {
             Ok(thread) => running.thread = Some(thread),
             Err(e) => {
-                running
-                    .supervised
-                    .lost(format!("no thread could be started for it: {e}"));
+                let reason = format!("no thread could be started for it: {e}");
+                running.supervised.lost(Instant::now(), reason);
             }
         }
         self.running.insert(number, running);
@@ -402,7 +401,8 @@ impl Sources {
         if asked {
             running.supervised.asked(now);
         } else if may {
-            self.changed |= running.supervised.lost("its thread has ended".to_owned());
+            let reason = "its thread has ended".to_owned();
+            self.changed |= running.supervised.lost(now, reason);
         }
         asked
     }

@@ -11,6 +11,8 @@
 //! | crashed [`MAX_CRASHES`] times in a row, or [`MAX_CRASHES_IN_WINDOW`] times in [`CRASH_WINDOW`] | `quarantined` | when its file changes or an operator says so ([`Supervised::readmit`]) |
 //! | none within the deadline | `failing` | not before it has returned |
 //!
+//! Each new state and reason is logged at once; a source that goes to and fro between a few is spoken of every five minutes ([`pace`](super::pace)).
+//!
 //! An answer that comes after the deadline is not published: nobody can say when its values were read.
 
 use std::borrow::Cow;
@@ -20,6 +22,7 @@ use std::time::{Duration, Instant};
 use devmon_core::wire::about::SourceState;
 use tracing::{info, warn};
 
+use super::pace::{self, Pace};
 use super::source::Answer;
 
 /// Hardware and drivers may appear at run time, but not every second.
@@ -76,6 +79,9 @@ pub struct Supervised {
     crashed: VecDeque<Instant>,
     /// When a new reason was last told of.
     told: Option<Instant>,
+    pace: Pace,
+    /// The log does not know the present state and reason yet.
+    unsaid: bool,
 }
 
 impl Supervised {
@@ -93,6 +99,8 @@ impl Supervised {
             in_a_row: 0,
             crashed: VecDeque::new(),
             told: None,
+            pace: Pace::default(),
+            unsaid: false,
         }
     }
 
@@ -142,6 +150,9 @@ impl Supervised {
 
     /// Looks at the clock; true if state or reason changed. The reason's seconds move on by doubling: each change is published.
     pub fn check(&mut self, now: Instant) -> bool {
+        if self.unsaid && self.pace.is_over(now) {
+            self.say(now);
+        }
         let Some(asked) = self.asked else {
             return false;
         };
@@ -152,7 +163,7 @@ impl Supervised {
         }
         self.overrun_s = Some(waited_s);
         let reason = format!("collect has not returned for {waited_s} s");
-        self.become_(SourceState::Failing, Some(reason))
+        self.become_(now, SourceState::Failing, Some(reason))
     }
 
     /// It answered. Returns whether state or reason changed, and whether the answer came in time to be published.
@@ -169,18 +180,19 @@ impl Supervised {
                 let took_s = asked.map_or(0, |at| now.saturating_duration_since(at).as_secs());
                 let most = self.deadline.as_secs();
                 let reason = format!("collect took {took_s} s; the most is {most} s");
-                self.become_(SourceState::Failing, Some(reason))
+                self.become_(now, SourceState::Failing, Some(reason))
             }
             Answer::Tree { left_out, .. } => self.tell(now, SourceState::Ok, left_out.as_deref()),
-            Answer::NoData => self.become_(SourceState::Ok, None),
+            Answer::NoData => self.become_(now, SourceState::Ok, None),
             Answer::Unavailable(reason) => {
                 self.not_before = Some(now + UNAVAILABLE_PACE);
-                self.become_(SourceState::Unavailable, Some(reason.clone()))
+                self.become_(now, SourceState::Unavailable, Some(reason.clone()))
             }
             Answer::Failed(reason) => self.tell(now, SourceState::Failing, Some(reason)),
             Answer::NotStarted(reason) => {
                 self.back_off(now);
                 self.become_(
+                    now,
                     SourceState::Failing,
                     Some(format!("cannot start: {reason}")),
                 )
@@ -198,9 +210,9 @@ impl Supervised {
                     let reason = format!(
                         "crashed {times} times, the last time: {reason}; it is left alone until its file changes or `devmon-agent retry {name}`"
                     );
-                    self.become_(SourceState::Quarantined, Some(reason))
+                    self.become_(now, SourceState::Quarantined, Some(reason))
                 } else {
-                    self.become_(SourceState::Failing, Some(reason.clone()))
+                    self.become_(now, SourceState::Failing, Some(reason.clone()))
                 }
             }
         };
@@ -214,19 +226,19 @@ impl Supervised {
     }
 
     /// An operator says that it shall be tried again, at its next tick.
-    pub fn readmit(&mut self) -> bool {
+    pub fn readmit(&mut self, now: Instant) -> bool {
         (self.in_a_row, self.not_before) = (0, None);
         self.crashed.clear();
         if self.state != SourceState::Quarantined {
             return false;
         }
         let reason = "let in again; not asked yet".to_owned();
-        self.become_(SourceState::Failing, Some(reason))
+        self.become_(now, SourceState::Failing, Some(reason))
     }
 
     /// Its thread could not be started, or is gone.
-    pub fn lost(&mut self, reason: String) -> bool {
-        self.become_(SourceState::Failing, Some(reason))
+    pub fn lost(&mut self, now: Instant, reason: String) -> bool {
+        self.become_(now, SourceState::Failing, Some(reason))
     }
 
     /// As [`become_`](Self::become_), but a reason in place of another is only told of now and then.
@@ -238,33 +250,50 @@ impl Supervised {
             self.reason = reason;
             return false;
         }
-        let changed = self.become_(state, reason);
+        let changed = self.become_(now, state, reason);
         if changed {
             self.told = Some(now);
         }
         changed
     }
 
-    fn become_(&mut self, state: SourceState, reason: Option<String>) -> bool {
+    fn become_(&mut self, now: Instant, state: SourceState, reason: Option<String>) -> bool {
         let reason = reason.map(|r| cut(&r).into_owned());
         if self.state == state && self.reason == reason {
             return false;
         }
-        let (source, why) = (self.name.as_str(), reason.as_deref().unwrap_or_default());
-        match state {
-            SourceState::Ok if reason.is_none() => info!(source, "source is ok"),
-            SourceState::Ok => warn!(source, reason = why, "source is ok, but for some values"),
-            SourceState::Unavailable => info!(source, reason = why, "source is unavailable"),
-            _ => warn!(source, reason = why, "source is failing"),
-        }
         (self.state, self.reason) = (state, reason);
+        self.say(now);
         true
+    }
+
+    /// Logs the present state, unless the log has heard of it lately.
+    fn say(&mut self, now: Instant) {
+        let source = self.name.as_str();
+        let reason = self.reason.as_deref();
+        let text = format!("{:?} {}", self.state, reason.unwrap_or_default());
+        let Some(left_out) = self.pace.may_say(now, &text) else {
+            self.unsaid = true;
+            return;
+        };
+        self.unsaid = false;
+        let left_out = pace::some(left_out);
+        match self.state {
+            SourceState::Ok if reason.is_none() => info!(source, left_out, "source is ok"),
+            SourceState::Ok => warn!(
+                source,
+                reason, left_out, "source is ok, but for some values"
+            ),
+            SourceState::Unavailable => info!(source, reason, left_out, "source is unavailable"),
+            _ => warn!(source, reason, left_out, "source is failing"),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::{Arc, Mutex};
 
     #[test]
     fn a_daily_source_that_hangs_is_found_out_today() {
@@ -343,7 +372,7 @@ mod tests {
             "{reason}"
         );
         assert!(!s.may_ask(now + after(1_000_000)));
-        assert!(s.readmit());
+        assert!(s.readmit(now));
         assert!(s.may_ask(now));
         s.asked(now);
         s.answered(now, &tree());
@@ -365,6 +394,57 @@ mod tests {
         assert_eq!(told, 2);
         s.asked(start + after(120));
         assert_eq!(s.answered(start + after(120), &tree()), (true, true));
+    }
+
+    #[test]
+    fn a_source_that_goes_to_and_fro_is_spoken_of_now_and_then_and_the_last_word_is_true() {
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let to = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || Lines(to.clone()));
+        let lines = || -> Vec<String> {
+            let text = String::from_utf8(log.lock().unwrap().clone()).unwrap();
+            text.lines().map(str::to_owned).collect()
+        };
+        tracing::subscriber::with_default(subscriber.finish(), || {
+            let (start, mut s) = (Instant::now(), Supervised::new("x", deadline(after(1))));
+            for round in 0..600 {
+                let now = start + after(round);
+                s.check(now);
+                s.asked(now);
+                let answer = match round % 2 {
+                    0 => Answer::Failed("no such pump".into()),
+                    _ => tree(),
+                };
+                s.answered(now, &answer);
+            }
+            let said = lines();
+            assert_eq!(said.len(), 4, "both, twice in ten minutes: {said:?}");
+            assert!(said[0].contains("no such pump") && !said[0].contains("left_out"));
+            assert!(said[2].contains("left_out=29"), "{said:?}");
+            // It stays as it is: the log must not end with something else.
+            s.asked(start + after(600));
+            s.answered(start + after(600), &Answer::Failed("no such pump".into()));
+            for more in 601..1_000 {
+                s.check(start + after(more));
+            }
+            let said = lines();
+            assert!(said.len() <= 6, "{said:?}");
+            assert!(said.last().unwrap().contains("no such pump"), "{said:?}");
+        });
+    }
+
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
     }
 
     #[test]

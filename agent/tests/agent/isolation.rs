@@ -320,6 +320,41 @@ fn a_script_that_can_not_be_run_says_what_to_do_about_it() {
 }
 
 #[test]
+fn a_script_that_fails_at_each_round_fills_no_log() {
+    let broker = Broker::start();
+    let mut sub = broker.subscribe("devmon/#");
+    let plugins = Plugins::with(&["two-a"]);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let flag = elsewhere.path().join("flag").display().to_string();
+    let script = |name: &str, text: &str| {
+        std::fs::write(plugins.path(name), format!("#!/bin/sh\n{text}\n")).unwrap();
+        let executable = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(plugins.path(name), executable).unwrap();
+    };
+    script("pump", "echo no such pump >&2; exit 1");
+    script(
+        "tank",
+        &format!(
+            "rm {flag} 2>/dev/null && {{ echo tank is empty >&2; exit 1; }}; touch {flag}; echo level 7"
+        ),
+    );
+    let agent = publish("i13", &broker, &plugins, &["--interval", "200ms"]);
+    for _ in 0..10 {
+        sub.wait_for("good rounds in between", |line| leaf(line, "tank", "level"));
+    }
+    for (part, most) in [
+        ("source is failing source=\"tank\"", 1),
+        ("source is ok source=\"tank\"", 1),
+        ("said=\"tank is empty\"", 1),
+        ("source is failing source=\"pump\"", 1),
+        ("said=\"no such pump\"", 1),
+    ] {
+        let log = agent.seen();
+        assert_eq!(log.matches(part).count(), most, "{part}: {log}");
+    }
+}
+
+#[test]
 fn a_source_says_soon_that_it_has_nothing_to_measure_however_seldom_it_is_asked() {
     let broker = Broker::start();
     let mut sub = broker.subscribe("devmon/#");
