@@ -509,6 +509,7 @@ impl Daemon {
             .map(|(reason, n)| (reason.as_str().to_owned(), (*n).into()))
             .collect();
         let isolation: BTreeMap<_, _> = self.sources.isolations().collect();
+        let crashes: BTreeMap<_, _> = self.sources.crashes().collect();
         serde_json::json!({
             "device": self.settings.device,
             "version": env!("CARGO_PKG_VERSION"),
@@ -534,6 +535,7 @@ impl Daemon {
             },
             "sources": sources,
             "isolation": isolation,
+            "crashes": crashes,
         })
     }
 

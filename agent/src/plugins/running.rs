@@ -377,6 +377,13 @@ impl Sources {
             .collect()
     }
 
+    /// How often each running source has crashed since it was loaded; those that never did are left out.
+    pub fn crashes(&self) -> impl Iterator<Item = (&str, u64)> {
+        let each = self.running.values();
+        let each = each.map(|r| (r.name.as_str(), r.supervised.crashes()));
+        each.filter(|(_, crashes)| *crashes > 0)
+    }
+
     /// Where each running source runs: name, `inline`, `process` or `exec`.
     pub fn isolations(&self) -> impl Iterator<Item = (&str, &'static str)> {
         self.running

@@ -7,7 +7,7 @@
 //! | unavailable | `unavailable` | after [`UNAVAILABLE_PACE`], not before its interval |
 //! | failed | `failing` | next tick |
 //! | could not be made, and said why | `failing` | made anew after a back-off of 1 s, 2 s, … up to [`MAX_BACKOFF`] |
-//! | crashed: panicked, or its process ended or was killed for its slowness | `failing` | made anew after the same back-off |
+//! | crashed: panicked, or its process ended or was killed for its slowness | `failing`; from the second on, the reason says how often within [`CRASH_WINDOW`] | made anew after the same back-off |
 //! | crashed [`MAX_CRASHES`] times in a row, or [`MAX_CRASHES_IN_WINDOW`] times in [`CRASH_WINDOW`] | `quarantined` | when its file changes or an operator says so ([`Supervised::readmit`]) |
 //! | none within the deadline | `failing` | not before it has returned |
 //!
@@ -77,11 +77,16 @@ pub struct Supervised {
     in_a_row: u32,
     /// When it crashed within the window.
     crashed: VecDeque<Instant>,
+    /// Crashes since it was loaded.
+    crashes: u64,
     /// When a new reason was last told of.
     told: Option<Instant>,
     pace: Pace,
     /// The log does not know the present state and reason yet.
     unsaid: bool,
+    /// What was logged.
+    #[cfg(test)]
+    said: Vec<String>,
 }
 
 impl Supervised {
@@ -98,9 +103,12 @@ impl Supervised {
             not_before: None,
             in_a_row: 0,
             crashed: VecDeque::new(),
+            crashes: 0,
             told: None,
             pace: Pace::default(),
             unsaid: false,
+            #[cfg(test)]
+            said: Vec::new(),
         }
     }
 
@@ -112,6 +120,12 @@ impl Supervised {
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
         self.reason.as_deref()
+    }
+
+    /// How often it has crashed since it was loaded.
+    #[must_use]
+    pub fn crashes(&self) -> u64 {
+        self.crashes
     }
 
     /// How long the last answered round took.
@@ -199,20 +213,27 @@ impl Supervised {
             }
             Answer::Crashed(reason) => {
                 self.back_off(now);
+                self.crashes += 1;
                 self.crashed.push_back(now);
                 let old = |at: &Instant| now.saturating_duration_since(*at) > CRASH_WINDOW;
                 while self.crashed.front().is_some_and(old) {
                     self.crashed.pop_front();
                 }
-                if self.in_a_row >= MAX_CRASHES || self.crashed.len() >= MAX_CRASHES_IN_WINDOW {
-                    let times = self.crashed.len();
+                let times = self.crashed.len();
+                if self.in_a_row >= MAX_CRASHES || times >= MAX_CRASHES_IN_WINDOW {
                     let name = &self.name;
                     let reason = format!(
                         "crashed {times} times, the last time: {reason}; it is left alone until its file changes or `devmon-agent retry {name}`"
                     );
                     self.become_(now, SourceState::Quarantined, Some(reason))
                 } else {
-                    self.become_(now, SourceState::Failing, Some(reason.clone()))
+                    let reason = match times {
+                        1 => reason.clone(),
+                        _ => {
+                            format!("crashed {times} times within an hour, the last time: {reason}")
+                        }
+                    };
+                    self.become_(now, SourceState::Failing, Some(reason))
                 }
             }
         };
@@ -277,6 +298,8 @@ impl Supervised {
             return;
         };
         self.unsaid = false;
+        #[cfg(test)]
+        self.said.push(text);
         let left_out = pace::some(left_out);
         match self.state {
             SourceState::Ok if reason.is_none() => info!(source, left_out, "source is ok"),
@@ -293,7 +316,6 @@ impl Supervised {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Arc, Mutex};
 
     #[test]
     fn a_daily_source_that_hangs_is_found_out_today() {
@@ -398,53 +420,28 @@ mod tests {
 
     #[test]
     fn a_source_that_goes_to_and_fro_is_spoken_of_now_and_then_and_the_last_word_is_true() {
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let to = log.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_ansi(false)
-            .with_writer(move || Lines(to.clone()));
-        let lines = || -> Vec<String> {
-            let text = String::from_utf8(log.lock().unwrap().clone()).unwrap();
-            text.lines().map(str::to_owned).collect()
+        let (start, mut s) = (Instant::now(), Supervised::new("x", deadline(after(1))));
+        let ok = tree();
+        let round = |s: &mut Supervised, second: u64, fails: bool| {
+            let now = start + after(second);
+            s.check(now);
+            s.asked(now);
+            let failed = Answer::Failed("no such pump".into());
+            s.answered(now, if fails { &failed } else { &ok });
         };
-        tracing::subscriber::with_default(subscriber.finish(), || {
-            let (start, mut s) = (Instant::now(), Supervised::new("x", deadline(after(1))));
-            for round in 0..600 {
-                let now = start + after(round);
-                s.check(now);
-                s.asked(now);
-                let answer = match round % 2 {
-                    0 => Answer::Failed("no such pump".into()),
-                    _ => tree(),
-                };
-                s.answered(now, &answer);
-            }
-            let said = lines();
-            assert_eq!(said.len(), 4, "both, twice in ten minutes: {said:?}");
-            assert!(said[0].contains("no such pump") && !said[0].contains("left_out"));
-            assert!(said[2].contains("left_out=29"), "{said:?}");
-            // It stays as it is: the log must not end with something else.
-            s.asked(start + after(600));
-            s.answered(start + after(600), &Answer::Failed("no such pump".into()));
-            for more in 601..1_000 {
-                s.check(start + after(more));
-            }
-            let said = lines();
-            assert!(said.len() <= 6, "{said:?}");
-            assert!(said.last().unwrap().contains("no such pump"), "{said:?}");
-        });
-    }
-
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl std::io::Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
+        for second in 0..600 {
+            round(&mut s, second, second % 2 == 0);
         }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
+        let (failing, is_ok) = ("Failing no such pump", "Ok ");
+        // As it was at the end of the first five minutes, and what came then.
+        assert_eq!(s.said, [failing, is_ok, is_ok, failing], "in ten minutes");
+        // It stays as it is: the log must not end with something else.
+        round(&mut s, 600, true);
+        for second in 601..1_000 {
+            s.check(start + after(second));
         }
+        assert!(s.said.len() <= 6, "{:?}", s.said);
+        assert_eq!(s.said.last().unwrap(), failing);
     }
 
     #[test]
@@ -457,8 +454,13 @@ mod tests {
             s.asked(now);
             s.answered(now, &Answer::Crashed("boom".into()));
             now += after(60);
+            if i == 2 {
+                let reason = "crashed 3 times within an hour, the last time: boom";
+                assert_eq!(s.reason(), Some(reason));
+            }
         }
         assert_eq!(s.state(), SourceState::Quarantined);
+        assert_eq!(s.crashes(), MAX_CRASHES_IN_WINDOW as u64);
     }
 
     #[test]

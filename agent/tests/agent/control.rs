@@ -106,6 +106,9 @@ fn an_operator_lets_a_quarantined_source_in_again() {
         reason.contains("crashed 20 times") && reason.contains("devmon-agent retry bad"),
         "{reason}"
     );
+    assert_eq!(status(&plugins)["crashes"]["bad"], 20);
+    let people = text(&run(&["status"], &plugins).stdout);
+    assert!(people.contains("       20  crashed 20 times"), "{people}");
     let retried = run(&["retry", "bad"], &plugins);
     assert!(
         text(&retried.stdout).contains("bad is tried again"),
