@@ -75,7 +75,19 @@ fn status_says_how_the_running_agent_does() {
 
     // A second agent with the same directory does not take the first one's socket or spool.
     let mut second = publish("c2", &broker, &plugins, &[]);
-    second.wait_for_line("another agent answers there");
+    let whose = format!("another agent (process {}) has ", agent.pid());
+    let (mut socket, mut spool) = (false, false);
+    second.wait_for("whose the directory is", |line| {
+        socket |= line.contains("another agent answers there");
+        if line.contains(&whose) {
+            assert!(
+                line.contains("give this one a --state-dir") && !line.contains("free space"),
+                "{line}"
+            );
+            spool = true;
+        }
+        (socket && spool).then_some(())
+    });
     drop(second);
     assert_eq!(self::status(&plugins)["device"], "c1");
     agent.signal("TERM");
