@@ -6,7 +6,7 @@
 //! is the agent's private copy, so `$0` says nothing about files beside it).
 //! `NAME.metrics.toml` beside it describes its metrics, in the form of every plugin's `metrics.toml`.
 //!
-//! It runs with the limits of a plugin host ([`host`](super::host)) and ends with its agent. Over its time it is killed, with all processes of its group.
+//! It runs with the limits of a plugin host ([`host`](super::host)) and ends with its agent, under the eyes of a [`warden`](super::warden). Over its time it is killed, with all processes of its group.
 
 use std::io::Read;
 use std::os::unix::process::CommandExt;
@@ -63,10 +63,15 @@ impl ExecFile {
         }
     }
 
+    fn file(&self) -> String {
+        let name = self.path.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
+
     /// For what it says on standard error, in all its runs.
     #[must_use]
     pub(super) fn log(&self) -> Log {
-        Log::new(&self.path.file_name().unwrap_or_default().to_string_lossy())
+        Log::new(&self.file())
     }
 
     /// Runs it once.
@@ -105,7 +110,7 @@ impl ExecFile {
             return Ok(Answer::Failed(refusal.to_string()));
         }
         let program = self.copy.as_ref().unwrap_or(&self.path);
-        let mut child = host::confined(program, self.limits)?
+        let mut child = host::confined(program, &self.file(), self.limits)?
             .env("DEVMON_SOURCE", name)
             .env("DEVMON_FILE", &self.path)
             .env("DEVMON_CONFIG_JSON", config)

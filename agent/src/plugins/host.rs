@@ -39,10 +39,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tracing::info;
 
+use super::directory::name_by_file;
 use super::interpreter;
 use super::load::{self, Abi, LoadedSource, Refusal, Round};
 use super::pace::{self, Pace};
 use super::source::{Answer, Made, judge};
+use super::warden::{self, Warden};
 
 /// The hidden command that makes this binary a host.
 pub const COMMAND: &str = "plugin-host";
@@ -168,10 +170,8 @@ impl Host {
 
     fn spawn(plugin: &HostedPlugin) -> std::io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
-        let mut command = host_command(plugin.limits)?;
+        let mut command = host_command(&plugin.file, plugin.limits)?;
         command
-            .arg("--name-from")
-            .arg(&plugin.file)
             .arg("--")
             .arg(&plugin.path)
             .process_group(0)
@@ -424,22 +424,25 @@ fn resident_bytes(status: &str) -> u64 {
         .fold(0, u64::saturating_add)
 }
 
-fn host_command(limits: Limits) -> std::io::Result<Command> {
+fn host_command(file: &str, limits: Limits) -> std::io::Result<Command> {
     let mut command = itself()?;
     command
+        .arg0("devmon-agent")
         .arg(COMMAND)
         .arg("--parent")
         .arg(std::process::id().to_string())
         .arg("--memory-bytes")
         .arg(limits.memory_bytes.to_string())
         .arg("--open-files")
-        .arg(limits.open_files.to_string());
+        .arg(limits.open_files.to_string())
+        .arg("--name-from")
+        .arg(file);
     Ok(command)
 }
 
-/// A program with a host's limits, which ends with the thread that starts it.
-pub(super) fn confined(program: &Path, limits: Limits) -> std::io::Result<Command> {
-    let mut command = host_command(limits)?;
+/// A program with a host's limits, which ends with the agent; a copy of `file`.
+pub(super) fn confined(program: &Path, file: &str, limits: Limits) -> std::io::Result<Command> {
+    let mut command = host_command(file, limits)?;
     command.arg("--exec").arg("--").arg(program);
     Ok(command)
 }
@@ -589,7 +592,7 @@ pub struct Args {
     memory_bytes: u64,
     #[arg(long)]
     open_files: u64,
-    /// The plugin's own file name, from which a C plugin has its source name
+    /// The plugin's own file name, from which a C plugin or an executable has its source name
     #[arg(long, default_value = "")]
     name_from: String,
     /// Run this program in the place of a host, with the same limits
@@ -602,15 +605,13 @@ pub struct Args {
 /// The host's own program. Ends with 0 when the agent closes the socket.
 #[must_use]
 pub fn main(args: &Args) -> ExitCode {
-    if let Err(problem) = confine(args) {
+    call_oneself(&name_by_file(&args.name_from));
+    if args.exec {
+        return run(args);
+    }
+    if let Err(problem) = end_with_the_agent(args).and_then(|()| confine(args)) {
         eprintln!("{problem}");
         return ExitCode::FAILURE;
-    }
-    if args.exec {
-        let e = Command::new(&args.path).exec();
-        let why = interpreter::why_not_run(&args.path, &e);
-        eprintln!("{CANNOT_BE_RUN}{why}");
-        return ExitCode::from(NOT_RUN);
     }
     let Ok(socket) = std::io::stdin().as_fd().try_clone_to_owned() else {
         return ExitCode::FAILURE;
@@ -621,7 +622,39 @@ pub fn main(args: &Args) -> ExitCode {
     }
 }
 
-fn confine(args: &Args) -> Result<(), String> {
+/// In the place of a host, an executable.
+fn run(args: &Args) -> ExitCode {
+    let confined = Warden::of(args.parent).and_then(|warden| {
+        if warden.is_none() {
+            end_with_the_agent(args)?;
+        }
+        confine(args)?;
+        Ok(warden)
+    });
+    let error = match confined {
+        Ok(Some(warden)) => match warden.run(&args.path) {
+            Ok(status) => return warden::end_as(status),
+            Err(e) => e,
+        },
+        Ok(None) => Command::new(&args.path).exec(),
+        Err(problem) => {
+            eprintln!("{problem}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let why = interpreter::why_not_run(&args.path, &error);
+    eprintln!("{CANNOT_BE_RUN}{why}");
+    ExitCode::from(NOT_RUN)
+}
+
+/// For lists of processes, where it would be called `exe`. The kernel keeps 15 bytes.
+fn call_oneself(source: &str) {
+    let name = format!("devmon:{source}");
+    let end = name.floor_char_boundary(15);
+    let _ = std::fs::write("/proc/self/comm", &name[..end]);
+}
+
+fn end_with_the_agent(args: &Args) -> Result<(), String> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|e| format!("prctl: {e}"))?;
     // The agent may have gone before that was set.
@@ -629,6 +662,10 @@ fn confine(args: &Args) -> Result<(), String> {
     if parent.map(|p| p.get().cast_unsigned()) != Some(args.parent) {
         return Err("the agent is gone".into());
     }
+    Ok(())
+}
+
+fn confine(args: &Args) -> Result<(), String> {
     prefer_to_the_agent();
     for (resource, limit) in [
         (Resource::Data, args.memory_bytes),
@@ -663,6 +700,7 @@ fn serve(mut socket: UnixStream, args: &Args) -> std::io::Result<()> {
         Ok(plugin) => plugin,
         Err(refusal) => return write_message(&mut socket, &Reply::Refused(refusal)),
     };
+    call_oneself(&plugin.name);
     let hello = Hello {
         name: plugin.name.clone(),
         version: plugin.version.clone(),

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use devmon_core::{Node, Value};
 use serde_json::Value as Json;
 
-use crate::support::{Broker, Plugins, Process, agent, compile, json, metrics, publish, run, text};
+use crate::support::{
+    Broker, DEADLINE, Plugins, Process, agent, compile, json, metrics, publish, run, text,
+};
 
 /// The named source in an `about` message.
 fn source(line: &str, name: &str) -> Option<Json> {
@@ -561,6 +563,11 @@ fn hosts_do_not_outlive_an_agent_that_is_killed() {
     });
     let hosts = children(agent.pid());
     assert_eq!(hosts.len(), 2, "{hosts:?}");
+    let called: BTreeSet<String> = hosts.iter().map(|pid| comm(*pid)).collect();
+    assert_eq!(
+        called,
+        ["devmon:two-a", "devmon:two-b"].map(str::to_owned).into()
+    );
     agent.signal("KILL");
     agent.ended();
     let until = Instant::now() + Duration::from_secs(5);
@@ -568,6 +575,42 @@ fn hosts_do_not_outlive_an_agent_that_is_killed() {
         assert!(Instant::now() < until, "{hosts:?} still run");
         std::thread::sleep(Duration::from_millis(10)); // polls; they are not our children
     }
+}
+
+#[test]
+fn what_an_executable_started_does_not_outlive_an_agent_that_is_killed() {
+    let broker = Broker::start();
+    let plugins = Plugins::with(&[]);
+    let script = "#!/bin/sh\nsleep 1000 & echo left $! >&2\nwait\n";
+    std::fs::write(plugins.path("slow"), script).unwrap();
+    let executable = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(plugins.path("slow"), executable).unwrap();
+    let config = plugins.config("[sources.slow]\ntimeout = \"10m\"\n");
+    let args = ["--interval", "200ms", "--config", &config];
+    let mut agent = publish("i14", &broker, &plugins, &args);
+    let left: u32 = agent.wait_for("what it started", |line| {
+        let (_, pid) = line.split_once("said=\"left ")?;
+        pid.split('"').next()?.parse().ok()
+    });
+    let _left = Left(left);
+    let warden = children(agent.pid());
+    assert_eq!(warden.len(), 1);
+    assert_eq!(comm(warden[0]), "devmon:slow");
+    let all = [warden.clone(), children(warden[0]), vec![left]].concat();
+    assert_eq!(all.len(), 3, "with the script: {all:?}");
+    agent.signal("KILL");
+    agent.ended();
+    let until = Instant::now() + DEADLINE;
+    while all.iter().any(|pid| runs(*pid)) {
+        assert!(Instant::now() < until, "{all:?}: some still run");
+        std::thread::sleep(Duration::from_millis(10)); // polls; they are not our children
+    }
+}
+
+/// What a process is called in lists.
+fn comm(pid: u32) -> String {
+    let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    comm.trim().to_owned()
 }
 
 /// A process that a plugin left behind; ended with the test, if it is still there.
