@@ -69,9 +69,9 @@ pub async fn check(settings: &Settings) -> ExitCode {
     )
     .await;
     for (name, (state, reason)) in sources.names().zip(sources.states()) {
-        // Absent hardware is no mistake of the configuration.
-        if matches!(state, SourceState::Failing | SourceState::Quarantined) {
-            warn(format_args!("{name}: {}", reason.unwrap_or_default()));
+        // Absent hardware is no mistake of the configuration; descriptors that are not usable are one of somebody's.
+        if let (false, Some(reason)) = (state == SourceState::Unavailable, reason) {
+            warn(format_args!("{name}: {reason}"));
         }
     }
     show::print(&format!(

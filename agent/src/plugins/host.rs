@@ -18,6 +18,7 @@
 //!
 //! The agent takes nothing on trust: lengths are bounded, JSON is parsed with our limits, trees are checked again.
 
+use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -426,6 +427,9 @@ fn resident_bytes(status: &str) -> u64 {
 
 fn host_command(file: &str, limits: Limits) -> std::io::Result<Command> {
     let mut command = itself()?;
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_the_agents_own(name)) {
+        command.env_remove(name);
+    }
     command
         .arg0("devmon-agent")
         .arg(COMMAND)
@@ -438,6 +442,21 @@ fn host_command(file: &str, limits: Limits) -> std::io::Result<Command> {
         .arg("--name-from")
         .arg(file);
     Ok(command)
+}
+
+/// Variables that are for the agent and nobody that it starts: its own settings, which a plugin has no business to know, and what the service manager gives to one process only. All others
+/// are passed on, as to what any program starts: `PATH`, `LANG`, `http_proxy`, and what the operator sets for a plugin.
+fn is_the_agents_own(name: &OsStr) -> bool {
+    let service_manager = [
+        "NOTIFY_SOCKET",
+        "WATCHDOG_PID",
+        "WATCHDOG_USEC",
+        "LISTEN_PID",
+        "LISTEN_FDS",
+        "LISTEN_FDNAMES",
+        "JOURNAL_STREAM",
+    ];
+    name.as_encoded_bytes().starts_with(b"DEVMON_") || service_manager.iter().any(|n| name == *n)
 }
 
 /// A program with a host's limits, which ends with the agent; a copy of `file`.

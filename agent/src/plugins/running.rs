@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use super::directory::{Found, name_by_file};
 use super::load::Refusal;
 use super::source::{Answer, Kind, Loaded, Made, Report, SourceThread};
-use super::supervise::Supervised;
+use super::supervise::{Supervised, cut};
 use super::watch::Change;
 use crate::config::Settings;
 use crate::own;
@@ -44,6 +44,20 @@ struct Running {
     companion: Vec<i128>,
     /// What an operator should know although the source runs: a newer file of it was refused.
     note: Option<String>,
+}
+
+impl Running {
+    /// Of its state; else what an operator should know of a source that is well.
+    fn reason(&self) -> Option<String> {
+        let said = self.supervised.reason().or(self.note.as_deref());
+        let undescribed = || {
+            let problem = self.made.problem.as_deref()?;
+            let reason =
+                format!("its descriptors are not usable, its metrics have no units: {problem}");
+            Some(cut(&reason).into_owned())
+        };
+        said.map(str::to_owned).or_else(undescribed)
+    }
 }
 
 /// A file without a source.
@@ -392,10 +406,10 @@ impl Sources {
     }
 
     /// States and reasons of the running sources, by number.
-    pub fn states(&self) -> impl Iterator<Item = (SourceState, Option<&str>)> {
+    pub fn states(&self) -> impl Iterator<Item = (SourceState, Option<String>)> {
         self.running
             .values()
-            .map(|r| (r.supervised.state(), r.supervised.reason()))
+            .map(|r| (r.supervised.state(), r.reason()))
     }
 
     /// Asks a source for a round, if it may be asked now.
@@ -481,11 +495,7 @@ impl Sources {
         let running = self.running.values().map(|r| SourceAbout {
             name: r.name.clone(),
             state: r.supervised.state(),
-            reason: r
-                .supervised
-                .reason()
-                .or(r.note.as_deref())
-                .map(str::to_owned),
+            reason: r.reason(),
             interval_ms: u64::try_from(r.interval.as_millis()).unwrap_or(u64::MAX),
             version: r.version.clone(),
             file: Some(r.file.clone()),
