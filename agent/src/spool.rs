@@ -37,6 +37,14 @@ pub struct Limits {
     pub max_age: Duration,
 }
 
+impl Limits {
+    /// The process that has the spool, as far as the kernel tells.
+    #[must_use]
+    pub fn holder(&self) -> Option<u32> {
+        holder::of(&self.dir.join(LOCK))
+    }
+}
+
 /// What was given up, and why.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct GivenUp {
@@ -422,7 +430,7 @@ impl Slot<'_> {
     /// For an operator: who has it, and what to do.
     fn whose(&self) -> String {
         let dir = self.limits.dir.display();
-        let process = holder::of(&self.limits.dir.join(LOCK))
+        let process = (self.limits.holder())
             .map(|pid| format!(" (process {pid})"))
             .unwrap_or_default();
         format!(

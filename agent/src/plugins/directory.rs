@@ -173,6 +173,7 @@ pub fn verdict(
         trust::directory(dir)?;
     }
     if candidate.kind == File::Script {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
         return Err(Refusal::NotExecutable(path.display().to_string()));
     }
     let mut opened = trust::open(path)?;
