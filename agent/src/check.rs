@@ -31,14 +31,20 @@ pub async fn check(settings: &Settings) -> ExitCode {
         ));
     }
     let mut known = Vec::new();
+    let mut refused = Vec::new();
     for file in &found {
         match &file.verdict {
             Ok(plugin) => known.push(plugin.name.clone()),
-            Err(reason) => warn(format_args!("{}: {reason}", file.path.display())),
+            Err(reason) => {
+                let name = directory::name_by_file(&file.file());
+                if settings.source(&name).enabled {
+                    warn(format_args!("{}: {reason}", file.path.display()));
+                }
+                refused.push(name);
+            }
         }
     }
-    let known: Vec<&str> = known.iter().map(String::as_str).collect();
-    for problem in running::unknown(settings, &known) {
+    for problem in running::unknown(settings, &[known.clone(), refused].concat()) {
         warn(problem);
     }
     match &settings.state_dir {
@@ -63,9 +69,9 @@ pub async fn check(settings: &Settings) -> ExitCode {
     )
     .await;
     for (name, (state, reason)) in sources.names().zip(sources.states()) {
-        // Absent hardware is no mistake of the configuration.
-        if matches!(state, SourceState::Failing | SourceState::Quarantined) {
-            warn(format_args!("{name}: {}", reason.unwrap_or_default()));
+        // Absent hardware is no mistake of the configuration; descriptors that are not usable are one of somebody's.
+        if let (false, Some(reason)) = (state == SourceState::Unavailable, reason) {
+            warn(format_args!("{name}: {reason}"));
         }
     }
     show::print(&format!(

@@ -170,7 +170,7 @@ pub async fn run(settings: Settings, broker: Broker, reread: Reread) -> anyhow::
     watch.followed(first.changes, sources.copies());
     let names: Vec<&str> = sources.names().collect();
     if first.complete {
-        for problem in running::unknown(&settings, &names) {
+        for problem in running::unknown(&settings, &sources.known()) {
             warn!(problem, "configuration");
         }
     } else {
@@ -509,6 +509,7 @@ impl Daemon {
             .map(|(reason, n)| (reason.as_str().to_owned(), (*n).into()))
             .collect();
         let isolation: BTreeMap<_, _> = self.sources.isolations().collect();
+        let crashes: BTreeMap<_, _> = self.sources.crashes().collect();
         serde_json::json!({
             "device": self.settings.device,
             "version": env!("CARGO_PKG_VERSION"),
@@ -534,6 +535,7 @@ impl Daemon {
             },
             "sources": sources,
             "isolation": isolation,
+            "crashes": crashes,
         })
     }
 

@@ -26,6 +26,7 @@ pub mod connection;
 pub mod control;
 pub mod daemon;
 pub mod footprint;
+mod holder;
 mod log;
 pub mod outbox;
 pub mod own;

@@ -4,6 +4,9 @@
 //! without interpolation, several sources share one message, and a block's shared timestamp column compresses to almost nothing. A frame carries its tick, not
 //! the moment at which the plugin returned; the difference is a few ms.
 //!
+//! The first tick of a source whose next multiple is further away than [`SOON_MS`] is the next whole second: whoever drops in a source that is asked once an hour sees at once whether it can
+//! measure, and a machine that has nothing to measure says so.
+//!
 //! Missed ticks (a suspended machine, a stopped process) are skipped, not made up for: nothing was measured then. If the wall clock is set, the next tick is the next
 //! multiple on the new clock. Pure: the caller sleeps.
 
@@ -15,6 +18,11 @@ use devmon_core::wire::TimestampMs;
 /// The wall clock is looked at this often, so that setting it delays no tick for longer.
 pub const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 
+/// A first multiple of the interval that is this near is waited for.
+const SOON_MS: i64 = 2_000;
+/// The multiples of this are the first ticks of the others.
+const FIRST_MS: i64 = 1_000;
+
 /// Intervals and next ticks of all sources, by their number.
 #[derive(Debug, Default)]
 pub struct Schedule {
@@ -24,17 +32,25 @@ pub struct Schedule {
 #[derive(Debug)]
 struct Entry {
     interval_ms: i64,
+    /// What `next` is a multiple of: the interval, but for the first tick.
+    grid_ms: i64,
     next: TimestampMs,
 }
 
 impl Schedule {
-    /// Adds a source, first due at the next multiple of its interval.
+    /// Adds a source, first due at the next multiple of its interval, or of a second if that is too far away.
     pub fn add(&mut self, source: usize, interval: Duration, now: TimestampMs) {
         let interval_ms = i64::try_from(interval.as_millis())
             .unwrap_or(i64::MAX)
             .max(1);
-        let next = after(now, interval_ms);
-        self.entries.insert(source, Entry { interval_ms, next });
+        let is_soon = after(now, interval_ms).since(now) <= SOON_MS;
+        let grid_ms = if is_soon { interval_ms } else { FIRST_MS };
+        let entry = Entry {
+            interval_ms,
+            grid_ms,
+            next: after(now, grid_ms),
+        };
+        self.entries.insert(source, entry);
     }
 
     /// Takes a source out.
@@ -56,12 +72,13 @@ impl Schedule {
         for (source, entry) in &mut self.entries {
             if entry.next > now {
                 // Further away than one interval: the clock was set back.
-                entry.next = entry.next.min(after(now, entry.interval_ms));
+                entry.next = entry.next.min(after(now, entry.grid_ms));
                 continue;
             }
-            let next = after(now, entry.interval_ms);
-            due.push((*source, TimestampMs(next.0 - entry.interval_ms)));
-            entry.next = next;
+            let latest = after(now, entry.grid_ms).0 - entry.grid_ms;
+            due.push((*source, TimestampMs(latest)));
+            entry.grid_ms = entry.interval_ms;
+            entry.next = after(now, entry.interval_ms);
         }
         due
     }
@@ -87,14 +104,33 @@ mod tests {
 
     #[test]
     fn ticks_fall_on_multiples_of_the_interval() {
-        let mut s = schedule(1_003, &[1, 10]);
-        assert_eq!(s.sleep(TimestampMs(1_003)), Duration::from_millis(997));
-        assert_eq!(s.due(TimestampMs(1_999)), []);
-        assert_eq!(s.due(TimestampMs(2_004)), [(0, TimestampMs(2_000))]);
-        assert_eq!(
-            s.due(TimestampMs(10_001)),
-            [(0, TimestampMs(10_000)), (1, TimestampMs(10_000))]
-        );
+        let mut s = schedule(9_003, &[1, 10]);
+        assert_eq!(s.sleep(TimestampMs(9_003)), Duration::from_millis(997));
+        assert_eq!(s.due(TimestampMs(9_999)), []);
+        let both = |tick| [(0, TimestampMs(tick)), (1, TimestampMs(tick))];
+        assert_eq!(s.due(TimestampMs(10_004)), both(10_000));
+        assert_eq!(s.due(TimestampMs(11_000)), [(0, TimestampMs(11_000))]);
+        assert_eq!(s.due(TimestampMs(20_001)), both(20_000));
+    }
+
+    #[test]
+    fn the_first_tick_is_soon_however_long_the_interval() {
+        let hour = 3_600_000;
+        let mut s = schedule(5 * hour + 700, &[3_600, 10, 2]);
+        let first = TimestampMs(5 * hour + 1_000);
+        assert_eq!(s.due(TimestampMs(first.0 - 1)), []);
+        assert_eq!(s.due(TimestampMs(first.0 + 3)), [(0, first), (1, first)]);
+        // From then on, multiples only.
+        let second = TimestampMs(5 * hour + 2_000);
+        assert_eq!(s.due(second), [(2, second)]);
+        assert_eq!(s.due(TimestampMs(5 * hour + 9_999)).len(), 1);
+        let tenth = TimestampMs(5 * hour + 10_000);
+        assert_eq!(s.due(tenth), [(1, tenth), (2, tenth)]);
+        assert_eq!(s.due(TimestampMs(6 * hour))[0], (0, TimestampMs(6 * hour)));
+        // A multiple that is near is waited for: nothing is asked twice within a second.
+        let mut s = schedule(8_500, &[10]);
+        assert_eq!(s.due(TimestampMs(9_500)), []);
+        assert_eq!(s.due(TimestampMs(10_000)), [(0, TimestampMs(10_000))]);
     }
 
     #[test]
@@ -110,8 +146,9 @@ mod tests {
         let mut s = schedule(1_000_000, &[10]);
         assert_eq!(s.due(TimestampMs(3_000)), []);
         assert_eq!(s.due(TimestampMs(10_000)), [(0, TimestampMs(10_000))]);
-        let far = schedule(0, &[3_600]);
-        assert_eq!(far.sleep(TimestampMs(0)), LONGEST_SLEEP);
+        let mut far = schedule(0, &[3_600]);
+        far.due(TimestampMs(1_000));
+        assert_eq!(far.sleep(TimestampMs(1_000)), LONGEST_SLEEP);
         assert_eq!(schedule(0, &[]).sleep(TimestampMs(0)), LONGEST_SLEEP);
     }
 }

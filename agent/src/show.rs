@@ -282,8 +282,8 @@ pub fn status(settings: &Settings, json: bool) -> ExitCode {
     }
     let _ = writeln!(
         out,
-        "\n{:16}  {:11}  {:8}  {:>8}  REASON",
-        "SOURCE", "STATE", "RUNS", "INTERVAL"
+        "\n{:16}  {:11}  {:8}  {:>8}  {:>7}  REASON",
+        "SOURCE", "STATE", "RUNS", "INTERVAL", "CRASHES"
     );
     for source in status["sources"].as_array().into_iter().flatten() {
         let of = |key: &str| text(&source[key]);
@@ -297,8 +297,10 @@ pub fn status(settings: &Settings, json: bool) -> ExitCode {
         } else {
             String::new()
         };
+        let crashes = status["crashes"].get(of("name")).map(text);
+        let crashes = crashes.unwrap_or_default();
         let line = format!(
-            "{:16}  {:11}  {runs:8}  {interval:>8}  {}",
+            "{:16}  {:11}  {runs:8}  {interval:>8}  {crashes:>7}  {}",
             of("name"),
             of("state"),
             of("reason")

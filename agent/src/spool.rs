@@ -19,10 +19,15 @@ use std::time::{Duration, Instant, SystemTime};
 use devmon_core::journal::{Dropped, Journal, JournalError, Options, Position, Reader};
 use tracing::{error, info, warn};
 
+use crate::holder;
+
 /// Small, for a segment is what is deleted at a time, what is read into memory at a time, and what may be sent again after a crash.
 pub const SEGMENT_BYTES: u64 = 512 * 1024;
 /// After a failed write (a full or read-only disk), messages stay in memory for this long before the next try.
 const RETRY: Duration = Duration::from_secs(10);
+
+/// What whoever has a journal holds a lock of, in its directory.
+const LOCK: &str = "lock";
 
 /// Where the spool lies and how much it may hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +35,14 @@ pub struct Limits {
     pub dir: PathBuf,
     pub max_bytes: u64,
     pub max_age: Duration,
+}
+
+impl Limits {
+    /// The process that has the spool, as far as the kernel tells.
+    #[must_use]
+    pub fn holder(&self) -> Option<u32> {
+        holder::of(&self.dir.join(LOCK))
+    }
 }
 
 /// What was given up, and why.
@@ -397,10 +410,32 @@ impl Slot<'_> {
             self.tried = Instant::now();
             match Spool::open(self.limits) {
                 Ok(spool) => self.spool = Some(spool),
+                Err(e @ JournalError::Locked(_)) => {
+                    let problem = self.whose();
+                    if self.problem != problem {
+                        error!(
+                            problem,
+                            lock = %e,
+                            "the spool is not this agent's: messages wait in memory only; it is tried again"
+                        );
+                        self.problem = problem;
+                    }
+                }
                 Err(e) => self.say(&e.to_string()),
             }
         }
         self.spool.as_mut().ok_or_else(|| self.problem.clone())
+    }
+
+    /// For an operator: who has it, and what to do.
+    fn whose(&self) -> String {
+        let dir = self.limits.dir.display();
+        let process = (self.limits.holder())
+            .map(|pid| format!(" (process {pid})"))
+            .unwrap_or_default();
+        format!(
+            "another agent{process} has {dir}: end it, or give this one a --state-dir of its own"
+        )
     }
 
     fn say(&mut self, problem: &str) {

@@ -1,12 +1,13 @@
 //! The plugin directory: which files are candidates, and what becomes of each.
 //!
-//! Every `lib*.so` is a candidate, and every other executable file ([`exec`](super::exec)), in the order of file names. What others than root and the agent's user may write to is
+//! Every `lib*.so` is a candidate, and every other executable file ([`exec`](super::exec)), in the order of file names. A script that nobody may run is refused, for whoever put it there waits for its metrics; other files are no business of the agent's. What others than root and the agent's user may write to is
 //! refused ([`trust`](super::trust)): whoever writes it runs as the agent. Of two plugins with one source name the first file has it; the second is refused, for two writers of one
 //! path would make nonsense of it. A missing or empty directory is no error: an agent without plugins runs and says so.
 //!
 //! A file is copied ([`copy`](super::copy)) and runs from its copy; where there can be none, from where it lies. A library is then loaded in a child process first ([`host`](super::host)): what crashes or hangs there does so alone. One that is to run inline is also
 //! started and asked once in the child; if it does not survive that, it runs in a process of its own, where its state shows why.
 
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,9 +17,9 @@ use tracing::{debug, warn};
 
 use super::exec::{self, ExecFile};
 use super::host::{Host, HostedPlugin, Limits};
-use super::load::{Abi, Refusal, load_as};
+use super::load::{Abi, Refusal, load_as, name_from_file};
 use super::source::{Kind, Loaded};
-use super::{copy, trust};
+use super::{copy, interpreter, trust};
 use crate::config::{Isolation, Settings};
 
 /// For a child to load a file, to make a source, and for its first round; each. For commands that somebody waits for.
@@ -86,7 +87,16 @@ pub struct Candidate {
     pub stamp: Vec<i128>,
     /// The same of the file beside it that describes it.
     companion: Vec<i128>,
-    executable: bool,
+    kind: File,
+}
+
+/// What a candidate is by its name, its mode and its first bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum File {
+    Library,
+    Executable,
+    /// A script without the right to be executed.
+    Script,
 }
 
 impl Candidate {
@@ -97,7 +107,7 @@ impl Candidate {
             path: PathBuf::from(file),
             stamp: vec![version],
             companion: Vec::new(),
-            executable: false,
+            kind: File::Library,
         }
     }
 
@@ -162,6 +172,10 @@ pub fn verdict(
     if let Some(dir) = path.parent() {
         trust::directory(dir)?;
     }
+    if candidate.kind == File::Script {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        return Err(Refusal::NotExecutable(path.display().to_string()));
+    }
     let mut opened = trust::open(path)?;
     let copied = match settings.private_plugins() {
         Some(dir) => copy::keep(&mut opened, &file, &dir).map_err(|e| e.to_string()),
@@ -171,7 +185,7 @@ pub fn verdict(
     if let Err(problem) = &copied {
         debug!(file, problem, "no private copy: it runs from where it lies");
     }
-    if candidate.executable {
+    if candidate.kind == File::Executable {
         let name = exec_name(path);
         check_name(&name).map_err(|e| Refusal::Name(e.to_string()))?;
         return Ok(Loaded {
@@ -200,6 +214,8 @@ pub fn verdict(
     let mut inline = settings.isolation_of(&hello.name, bundled) == Isolation::Inline;
     // Nothing but the original could be mapped, and that may be written over: not in this process.
     inline &= copied.is_ok();
+    // What is switched off is neither started nor mapped.
+    inline &= settings.source(&hello.name).enabled;
     if inline {
         let config = settings.config_of(&hello.name);
         let made = host.make(&hello.name, &config, trial);
@@ -248,20 +264,18 @@ pub fn candidates(dir: &Path) -> std::io::Result<Vec<Candidate>> {
     for entry in entries {
         let path = entry?.path();
         let name = file_name(&path);
-        let library = name.starts_with("lib") && name.ends_with(".so");
-        let executable = !library && is_executable(&path, &name);
-        if library || executable {
+        if let Some(kind) = kind_of(&path, &name) {
             let mut stamp = stamp(&path);
             stamp.extend(of_dir);
-            let companion = match executable {
-                true => self::stamp(&exec::sidecar(&path)),
-                false => Vec::new(),
+            let companion = match kind {
+                File::Executable => self::stamp(&exec::sidecar(&path)),
+                File::Library | File::Script => Vec::new(),
             };
             found.push(Candidate {
                 path,
                 stamp,
                 companion,
-                executable,
+                kind,
             });
         }
     }
@@ -269,10 +283,18 @@ pub fn candidates(dir: &Path) -> std::io::Result<Vec<Candidate>> {
     Ok(found)
 }
 
-fn is_executable(path: &Path, name: &str) -> bool {
-    !name.starts_with('.')
-        && !NO_EXECUTABLE.iter().any(|end| name.ends_with(end))
-        && std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.mode() & 0o111 != 0)
+fn kind_of(path: &Path, name: &str) -> Option<File> {
+    if name.starts_with("lib") && name.ends_with(".so") {
+        return Some(File::Library);
+    }
+    if name.starts_with('.') || NO_EXECUTABLE.iter().any(|end| name.ends_with(end)) {
+        return None;
+    }
+    let metadata = std::fs::metadata(path).ok().filter(Metadata::is_file)?;
+    if metadata.mode() & 0o111 != 0 {
+        return Some(File::Executable);
+    }
+    interpreter::is_script(path).then_some(File::Script)
 }
 
 fn stamp(path: &Path) -> Vec<i128> {
@@ -290,6 +312,15 @@ fn stamp(path: &Path) -> Vec<i128> {
         nanos(m.mtime(), m.mtime_nsec()),
         nanos(m.ctime(), m.ctime_nsec()),
     ]
+}
+
+/// What a file's source is called, as far as its own name tells: a plugin in Rust may call itself otherwise.
+#[must_use]
+pub fn name_by_file(file: &str) -> String {
+    if file.starts_with("lib") && file.ends_with(".so") {
+        return name_from_file(Path::new(file));
+    }
+    exec_name(Path::new(file))
 }
 
 /// `backup-age.sh` gives `backup-age`.
@@ -340,6 +371,37 @@ mod tests {
             .collect();
         assert_eq!(names, ["backup.sh", "liba.so", "libb.so"]);
         assert_eq!(exec_name(Path::new("/x/backup.sh")), "backup");
+    }
+
+    #[test]
+    fn a_script_that_nobody_may_run_is_refused_and_other_files_are_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            ("well.sh", "#!/bin/sh\necho level 7\n"),
+            ("well.sh.bak", "#!/bin/sh\necho level 7\n"),
+            ("functions", "level() { echo level 7; }\n"),
+            ("README", "How to use it.\n"),
+        ] {
+            std::fs::write(put(dir.path(), name, 0o644), text).unwrap();
+        }
+        let flags = crate::config::Flags {
+            device: Some("d".parse().unwrap()),
+            plugin_dir: Some(dir.path().to_owned()),
+            ..Default::default()
+        };
+        let settings = Settings::resolve(&flags, |_| None).unwrap();
+        let found = scan(&settings).unwrap();
+        let files: Vec<_> = found.iter().map(Found::file).collect();
+        assert_eq!(files, ["well.sh"]);
+        let refusal = found[0].verdict.as_ref().err().unwrap().to_string();
+        let path = dir.path().join("well.sh");
+        assert_eq!(
+            refusal,
+            format!("not executable: chmod +x {}", path.display())
+        );
+        let before = candidates(dir.path()).unwrap();
+        put(dir.path(), "well.sh", 0o755);
+        assert_ne!(before, candidates(dir.path()).unwrap(), "it is looked at");
     }
 
     #[test]

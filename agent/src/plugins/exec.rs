@@ -6,7 +6,7 @@
 //! is the agent's private copy, so `$0` says nothing about files beside it).
 //! `NAME.metrics.toml` beside it describes its metrics, in the form of every plugin's `metrics.toml`.
 //!
-//! It runs with the limits of a plugin host ([`host`](super::host)) and ends with its agent. Over its time it is killed, with all processes of its group.
+//! It runs with the limits of a plugin host ([`host`](super::host)) and ends with its agent, under the eyes of a [`warden`](super::warden). Over its time it is killed, with all processes of its group.
 
 use std::io::Read;
 use std::os::unix::process::CommandExt;
@@ -25,7 +25,7 @@ use super::host::{self, Limits, Log};
 use super::load::{Refusal, Round};
 use super::source::{Answer, Made, judge};
 use super::supervise::cut;
-use super::trust;
+use super::{interpreter, trust};
 
 /// As for a tree of a plugin: 10 000 leaves with long names.
 const MAX_OUTPUT_BYTES: usize = 4 * 1024 * 1024;
@@ -63,10 +63,26 @@ impl ExecFile {
         }
     }
 
-    /// Runs it once.
+    fn file(&self) -> String {
+        let name = self.path.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
+
+    /// For what it says on standard error, in all its runs.
     #[must_use]
-    pub fn collect(&self, name: &str, config: &str, limit: Duration) -> Answer {
-        match self.run(name, config, limit) {
+    pub(super) fn log(&self) -> Log {
+        Log::new(&self.file())
+    }
+
+    /// Runs it once.
+    pub(super) fn collect(
+        &self,
+        name: &str,
+        config: &str,
+        limit: Duration,
+        log: &mut Log,
+    ) -> Answer {
+        match self.run(name, config, limit, log) {
             Ok(answer) => answer,
             Err(e) => Answer::Failed(format!("cannot be run: {e}")),
         }
@@ -80,14 +96,21 @@ impl ExecFile {
         trust::open(&self.path).map(drop)
     }
 
-    fn run(&self, name: &str, config: &str, limit: Duration) -> std::io::Result<Answer> {
+    fn run(
+        &self,
+        name: &str,
+        config: &str,
+        limit: Duration,
+        log: &mut Log,
+    ) -> std::io::Result<Answer> {
+        log.last.clear();
         if self.copy.is_none()
             && let Err(refusal) = self.trusted()
         {
             return Ok(Answer::Failed(refusal.to_string()));
         }
         let program = self.copy.as_ref().unwrap_or(&self.path);
-        let mut child = host::confined(program, self.limits)?
+        let mut child = host::confined(program, &self.file(), self.limits)?
             .env("DEVMON_SOURCE", name)
             .env("DEVMON_FILE", &self.path)
             .env("DEVMON_CONFIG_JSON", config)
@@ -96,10 +119,8 @@ impl ExecFile {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
-        let file = self.path.file_name().unwrap_or_default().to_string_lossy();
-        let mut log = Log::new(&file);
         let until = Instant::now() + limit;
-        let ended = read(&mut child, &mut log, until);
+        let ended = read(&mut child, log, until);
         let ended = match ended {
             Ok(output) => Ok((output, wait(&mut child, until))),
             Err(problem) => Err(problem),
@@ -128,11 +149,20 @@ impl ExecFile {
         Ok(match status.code() {
             Some(0) => parse(&output),
             Some(UNAVAILABLE) => Answer::Unavailable(said("it has nothing to measure here")),
-            _ => Answer::Failed(format!(
-                "{}: {}",
-                host::how_it_ended(status),
-                said("it said nothing")
-            )),
+            Some(code)
+                if code == i32::from(host::NOT_RUN)
+                    && log.last.starts_with(host::CANNOT_BE_RUN) =>
+            {
+                Answer::Failed(log.last.clone())
+            }
+            _ => {
+                let how = host::how_it_ended(status);
+                let said = said("it said nothing");
+                // What `env` makes of it is hard to understand.
+                let hint = interpreter::carriage_return(program).map(|why| format!("; {why}"));
+                let hint = hint.unwrap_or_default();
+                Answer::Failed(format!("{how}: {said}{hint}"))
+            }
         })
     }
 }
@@ -308,7 +338,7 @@ mod tests {
             copy: None,
             limits: Limits::default(),
         };
-        match file.collect("well", "{}", Duration::from_secs(5)) {
+        match file.collect("well", "{}", Duration::from_secs(5), &mut file.log()) {
             Answer::Failed(reason) => assert!(reason.contains("everyone may write"), "{reason}"),
             other => panic!("{other:?}"),
         }

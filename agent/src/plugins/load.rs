@@ -61,6 +61,9 @@ pub enum Refusal {
     /// Not a whole library for this machine.
     #[error("{0}")]
     NotALibrary(String),
+    /// A script that nobody may run, by its path.
+    #[error("not executable: chmod +x {0}")]
+    NotExecutable(String),
     /// The dynamic loader's words.
     #[error("cannot be loaded: {0}")]
     Dlopen(String),
@@ -344,7 +347,7 @@ unsafe fn required<T: Copy>(
 }
 
 /// `libx.so`, `libdevmon_x.so` and `libdevmon_plugin_x.so` give `x`.
-fn name_from_file(path: &Path) -> String {
+pub(super) fn name_from_file(path: &Path) -> String {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let stem = stem.strip_prefix("lib").unwrap_or(&stem);
     let ours = ["devmon_plugin_", "devmon_"];

@@ -14,10 +14,10 @@ use devmon_core::wire::{Frame, TimestampMs};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use super::directory::Found;
+use super::directory::{Found, name_by_file};
 use super::load::Refusal;
 use super::source::{Answer, Kind, Loaded, Made, Report, SourceThread};
-use super::supervise::Supervised;
+use super::supervise::{Supervised, cut};
 use super::watch::Change;
 use crate::config::Settings;
 use crate::own;
@@ -44,6 +44,20 @@ struct Running {
     companion: Vec<i128>,
     /// What an operator should know although the source runs: a newer file of it was refused.
     note: Option<String>,
+}
+
+impl Running {
+    /// Of its state; else what an operator should know of a source that is well.
+    fn reason(&self) -> Option<String> {
+        let said = self.supervised.reason().or(self.note.as_deref());
+        let undescribed = || {
+            let problem = self.made.problem.as_deref()?;
+            let reason =
+                format!("its descriptors are not usable, its metrics have no units: {problem}");
+            Some(cut(&reason).into_owned())
+        };
+        said.map(str::to_owned).or_else(undescribed)
+    }
 }
 
 /// A file without a source.
@@ -128,14 +142,14 @@ impl Sources {
         self.idle.remove(&file);
         let loaded = match found.verdict {
             Ok(loaded) => loaded,
-            Err(refusal) => return self.refused(file, &refusal, moves),
+            Err(refusal) => return self.refused(file, &refusal, settings, moves),
         };
         if loaded.name == own::NAME {
             let refusal = Refusal::Duplicate {
                 name: loaded.name,
                 by: "the agent itself".into(),
             };
-            return self.refused(file, &refusal, moves);
+            return self.refused(file, &refusal, settings, moves);
         }
         let same = |r: &&mut Running| {
             r.file == file
@@ -156,15 +170,13 @@ impl Sources {
                 name: loaded.name,
                 by: other.file.clone(),
             };
-            return self.refused(file, &refusal, moves);
+            return self.refused(file, &refusal, settings, moves);
         }
         self.idle
             .retain(|_, i| i.about.name != loaded.name || i.about.state != SourceState::Stopped);
         let before = self.take_out(|r| r.file == file, moves);
         if !settings.source(&loaded.name).enabled {
-            info!(source = loaded.name, "source is switched off");
-            let reason = "switched off in the configuration".to_owned();
-            return self.rest(idle(loaded.name, SourceState::Stopped, reason, file), false);
+            return self.switched_off(loaded.name, file);
         }
         let mut loaded = loaded;
         if let (false, Kind::Inline(plugin)) = (before.is_empty(), &loaded.kind) {
@@ -183,7 +195,12 @@ impl Sources {
         moves.new.push((number, interval));
     }
 
-    fn refused(&mut self, file: String, refusal: &Refusal, moves: &mut Moves) {
+    fn refused(&mut self, file: String, refusal: &Refusal, settings: &Settings, moves: &mut Moves) {
+        let name = name_by_file(&file);
+        if !settings.source(&name).enabled {
+            self.take_out(|r| r.file == file, moves);
+            return self.switched_off(name, file);
+        }
         warn!(file, reason = %refusal, "plugin refused");
         // Without a copy, what runs is the very file that was refused.
         self.take_out(|r| r.file == file && r.copy.is_none(), moves);
@@ -200,6 +217,12 @@ impl Sources {
         }
         let about = idle(file.clone(), SourceState::Failing, reason, file);
         self.rest(about, duplicate);
+    }
+
+    fn switched_off(&mut self, name: String, file: String) {
+        info!(source = name, "source is switched off");
+        let reason = "switched off in the configuration".to_owned();
+        self.rest(idle(name, SourceState::Stopped, reason, file), false);
     }
 
     fn rest(&mut self, about: SourceAbout, duplicate: bool) {
@@ -252,7 +275,7 @@ impl Sources {
     pub fn readmit(&mut self, name: &str) -> Result<Option<String>, String> {
         let wanted = |r: &&mut Running| r.name == name || r.file == name;
         if let Some(running) = self.running.values_mut().find(wanted) {
-            self.changed |= running.supervised.readmit();
+            self.changed |= running.supervised.readmit(Instant::now());
             return Ok(None);
         }
         if self.idle.contains_key(name) {
@@ -316,9 +339,8 @@ impl Sources {
         match SourceThread::spawn(number, loaded, config, limit, self.reports.clone()) {
             Ok(thread) => running.thread = Some(thread),
             Err(e) => {
-                running
-                    .supervised
-                    .lost(format!("no thread could be started for it: {e}"));
+                let reason = format!("no thread could be started for it: {e}");
+                running.supervised.lost(Instant::now(), reason);
             }
         }
         self.running.insert(number, running);
@@ -328,6 +350,16 @@ impl Sources {
     /// Names of the running sources, by number.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.running.values().map(|r| r.name.as_str())
+    }
+
+    /// Names that the configuration may speak of: those of the running sources, and of files without a source as far as they tell.
+    #[must_use]
+    pub fn known(&self) -> Vec<String> {
+        let idle = self.idle.iter().map(|(file, i)| match i.about.state {
+            SourceState::Stopped => i.about.name.clone(),
+            _ => name_by_file(file),
+        });
+        self.names().map(str::to_owned).chain(idle).collect()
     }
 
     /// Intervals of the running sources, with their numbers.
@@ -359,6 +391,13 @@ impl Sources {
             .collect()
     }
 
+    /// How often each running source has crashed since it was loaded; those that never did are left out.
+    pub fn crashes(&self) -> impl Iterator<Item = (&str, u64)> {
+        let each = self.running.values();
+        let each = each.map(|r| (r.name.as_str(), r.supervised.crashes()));
+        each.filter(|(_, crashes)| *crashes > 0)
+    }
+
     /// Where each running source runs: name, `inline`, `process` or `exec`.
     pub fn isolations(&self) -> impl Iterator<Item = (&str, &'static str)> {
         self.running
@@ -367,10 +406,10 @@ impl Sources {
     }
 
     /// States and reasons of the running sources, by number.
-    pub fn states(&self) -> impl Iterator<Item = (SourceState, Option<&str>)> {
+    pub fn states(&self) -> impl Iterator<Item = (SourceState, Option<String>)> {
         self.running
             .values()
-            .map(|r| (r.supervised.state(), r.supervised.reason()))
+            .map(|r| (r.supervised.state(), r.reason()))
     }
 
     /// Asks a source for a round, if it may be asked now.
@@ -383,7 +422,8 @@ impl Sources {
         if asked {
             running.supervised.asked(now);
         } else if may {
-            self.changed |= running.supervised.lost("its thread has ended".to_owned());
+            let reason = "its thread has ended".to_owned();
+            self.changed |= running.supervised.lost(now, reason);
         }
         asked
     }
@@ -455,11 +495,7 @@ impl Sources {
         let running = self.running.values().map(|r| SourceAbout {
             name: r.name.clone(),
             state: r.supervised.state(),
-            reason: r
-                .supervised
-                .reason()
-                .or(r.note.as_deref())
-                .map(str::to_owned),
+            reason: r.reason(),
             interval_ms: u64::try_from(r.interval.as_millis()).unwrap_or(u64::MAX),
             version: r.version.clone(),
             file: Some(r.file.clone()),
@@ -515,12 +551,13 @@ fn idle(name: String, state: SourceState, reason: String, file: String) -> Sourc
 
 /// Configured sources that no plugin provides: most often a misspelt name.
 #[must_use]
-pub fn unknown(settings: &Settings, known: &[&str]) -> Vec<String> {
+pub fn unknown(settings: &Settings, known: &[String]) -> Vec<String> {
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
     let wanted = settings.sources.iter().filter(|(_, s)| s.enabled);
     wanted
         .map(|(name, _)| name)
         .filter(|name| *name != own::NAME && !known.contains(&name.as_str()))
-        .map(|name| match nearest(name, known) {
+        .map(|name| match nearest(name, &known) {
             Some(near) => format!(
                 "[sources.{name}] is configured, but no plugin is called so; did you mean {near:?}?"
             ),
@@ -591,6 +628,43 @@ mod tests {
             assert_eq!(moves.new.len(), usize::from(copy.is_none()));
             assert_eq!(sources.about().0[0].reason, None);
         }
+    }
+
+    #[test]
+    fn what_is_switched_off_is_no_matter_whatever_its_file_is_like() {
+        let mut settings = settings();
+        let off = crate::config::SourceSettings {
+            enabled: false,
+            ..Default::default()
+        };
+        settings.sources.insert("well".into(), off);
+        for verdict in [Ok(()), refusal()] {
+            let (mut sources, _reports) = Sources::start(Vec::new(), &settings, |i| i);
+            sources.apply(found(None, verdict), &settings);
+            let about = &sources.about().0[0];
+            assert_eq!(
+                (about.name.as_str(), about.state),
+                ("well", SourceState::Stopped)
+            );
+            let reason = about.reason.as_deref();
+            assert_eq!(reason, Some("switched off in the configuration"));
+            assert_eq!(unknown(&settings, &sources.known()), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn settings_of_a_source_whose_file_was_refused_are_no_mistake() {
+        let mut settings = settings();
+        for name in ["well", "wall"] {
+            settings.sources.insert(name.into(), Default::default());
+        }
+        let (mut sources, _reports) = Sources::start(Vec::new(), &settings, |i| i);
+        sources.apply(found(None, refusal()), &settings);
+        let said = unknown(&settings, &sources.known());
+        assert!(
+            said.len() == 1 && said[0].contains("did you mean \"well\"?"),
+            "{said:?}"
+        );
     }
 
     #[test]

@@ -17,7 +17,7 @@ use devmon_core::wire::TimestampMs;
 use tokio::sync::mpsc;
 
 use super::exec::ExecFile;
-use super::host::{Ended, Host, HostedPlugin};
+use super::host::{Ended, Host, HostedPlugin, Log};
 use super::load::{Abi, LoadedSource, Plugin, Refusal, Round};
 use super::trust;
 
@@ -153,7 +153,7 @@ impl SourceThread {
 enum Source {
     Inline(LoadedSource),
     Process(Box<Host>),
-    Exec,
+    Exec(Box<Log>),
 }
 
 fn run(
@@ -179,8 +179,8 @@ fn run(
                 let answer = match &mut made {
                     Source::Inline(inline) => judge(inline.collect()),
                     Source::Process(host) => host.collect(limit).unwrap_or_else(crashed),
-                    Source::Exec => match &loaded.kind {
-                        Kind::Exec(file) => file.collect(&loaded.name, config, limit),
+                    Source::Exec(log) => match &loaded.kind {
+                        Kind::Exec(file) => file.collect(&loaded.name, config, limit, log),
                         _ => Answer::NoData, // an executable's kind is Exec
                     },
                 };
@@ -221,7 +221,7 @@ fn make(loaded: &Loaded, config: &str, limit: Duration) -> Result<(Source, Made)
             let made = made.map_err(Answer::NotStarted)?;
             Ok((Source::Process(Box::new(host)), made))
         }
-        Kind::Exec(file) => Ok((Source::Exec, file.made(&loaded.name))),
+        Kind::Exec(file) => Ok((Source::Exec(Box::new(file.log())), file.made(&loaded.name))),
     }
 }
 

@@ -7,9 +7,11 @@
 //! | unavailable | `unavailable` | after [`UNAVAILABLE_PACE`], not before its interval |
 //! | failed | `failing` | next tick |
 //! | could not be made, and said why | `failing` | made anew after a back-off of 1 s, 2 s, … up to [`MAX_BACKOFF`] |
-//! | crashed: panicked, or its process ended or was killed for its slowness | `failing` | made anew after the same back-off |
+//! | crashed: panicked, or its process ended or was killed for its slowness | `failing`; from the second on, the reason says how often within [`CRASH_WINDOW`] | made anew after the same back-off |
 //! | crashed [`MAX_CRASHES`] times in a row, or [`MAX_CRASHES_IN_WINDOW`] times in [`CRASH_WINDOW`] | `quarantined` | when its file changes or an operator says so ([`Supervised::readmit`]) |
 //! | none within the deadline | `failing` | not before it has returned |
+//!
+//! Each new state and reason is logged at once; a source that goes to and fro between a few is spoken of every five minutes ([`pace`](super::pace)).
 //!
 //! An answer that comes after the deadline is not published: nobody can say when its values were read.
 
@@ -20,6 +22,7 @@ use std::time::{Duration, Instant};
 use devmon_core::wire::about::SourceState;
 use tracing::{info, warn};
 
+use super::pace::{self, Pace};
 use super::source::Answer;
 
 /// Hardware and drivers may appear at run time, but not every second.
@@ -74,8 +77,16 @@ pub struct Supervised {
     in_a_row: u32,
     /// When it crashed within the window.
     crashed: VecDeque<Instant>,
+    /// Crashes since it was loaded.
+    crashes: u64,
     /// When a new reason was last told of.
     told: Option<Instant>,
+    pace: Pace,
+    /// The log does not know the present state and reason yet.
+    unsaid: bool,
+    /// What was logged.
+    #[cfg(test)]
+    said: Vec<String>,
 }
 
 impl Supervised {
@@ -92,7 +103,12 @@ impl Supervised {
             not_before: None,
             in_a_row: 0,
             crashed: VecDeque::new(),
+            crashes: 0,
             told: None,
+            pace: Pace::default(),
+            unsaid: false,
+            #[cfg(test)]
+            said: Vec::new(),
         }
     }
 
@@ -104,6 +120,12 @@ impl Supervised {
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
         self.reason.as_deref()
+    }
+
+    /// How often it has crashed since it was loaded.
+    #[must_use]
+    pub fn crashes(&self) -> u64 {
+        self.crashes
     }
 
     /// How long the last answered round took.
@@ -142,6 +164,9 @@ impl Supervised {
 
     /// Looks at the clock; true if state or reason changed. The reason's seconds move on by doubling: each change is published.
     pub fn check(&mut self, now: Instant) -> bool {
+        if self.unsaid && self.pace.is_over(now) {
+            self.say(now);
+        }
         let Some(asked) = self.asked else {
             return false;
         };
@@ -152,7 +177,7 @@ impl Supervised {
         }
         self.overrun_s = Some(waited_s);
         let reason = format!("collect has not returned for {waited_s} s");
-        self.become_(SourceState::Failing, Some(reason))
+        self.become_(now, SourceState::Failing, Some(reason))
     }
 
     /// It answered. Returns whether state or reason changed, and whether the answer came in time to be published.
@@ -169,38 +194,46 @@ impl Supervised {
                 let took_s = asked.map_or(0, |at| now.saturating_duration_since(at).as_secs());
                 let most = self.deadline.as_secs();
                 let reason = format!("collect took {took_s} s; the most is {most} s");
-                self.become_(SourceState::Failing, Some(reason))
+                self.become_(now, SourceState::Failing, Some(reason))
             }
             Answer::Tree { left_out, .. } => self.tell(now, SourceState::Ok, left_out.as_deref()),
-            Answer::NoData => self.become_(SourceState::Ok, None),
+            Answer::NoData => self.become_(now, SourceState::Ok, None),
             Answer::Unavailable(reason) => {
                 self.not_before = Some(now + UNAVAILABLE_PACE);
-                self.become_(SourceState::Unavailable, Some(reason.clone()))
+                self.become_(now, SourceState::Unavailable, Some(reason.clone()))
             }
             Answer::Failed(reason) => self.tell(now, SourceState::Failing, Some(reason)),
             Answer::NotStarted(reason) => {
                 self.back_off(now);
                 self.become_(
+                    now,
                     SourceState::Failing,
                     Some(format!("cannot start: {reason}")),
                 )
             }
             Answer::Crashed(reason) => {
                 self.back_off(now);
+                self.crashes += 1;
                 self.crashed.push_back(now);
                 let old = |at: &Instant| now.saturating_duration_since(*at) > CRASH_WINDOW;
                 while self.crashed.front().is_some_and(old) {
                     self.crashed.pop_front();
                 }
-                if self.in_a_row >= MAX_CRASHES || self.crashed.len() >= MAX_CRASHES_IN_WINDOW {
-                    let times = self.crashed.len();
+                let times = self.crashed.len();
+                if self.in_a_row >= MAX_CRASHES || times >= MAX_CRASHES_IN_WINDOW {
                     let name = &self.name;
                     let reason = format!(
                         "crashed {times} times, the last time: {reason}; it is left alone until its file changes or `devmon-agent retry {name}`"
                     );
-                    self.become_(SourceState::Quarantined, Some(reason))
+                    self.become_(now, SourceState::Quarantined, Some(reason))
                 } else {
-                    self.become_(SourceState::Failing, Some(reason.clone()))
+                    let reason = match times {
+                        1 => reason.clone(),
+                        _ => {
+                            format!("crashed {times} times within an hour, the last time: {reason}")
+                        }
+                    };
+                    self.become_(now, SourceState::Failing, Some(reason))
                 }
             }
         };
@@ -214,19 +247,19 @@ impl Supervised {
     }
 
     /// An operator says that it shall be tried again, at its next tick.
-    pub fn readmit(&mut self) -> bool {
+    pub fn readmit(&mut self, now: Instant) -> bool {
         (self.in_a_row, self.not_before) = (0, None);
         self.crashed.clear();
         if self.state != SourceState::Quarantined {
             return false;
         }
         let reason = "let in again; not asked yet".to_owned();
-        self.become_(SourceState::Failing, Some(reason))
+        self.become_(now, SourceState::Failing, Some(reason))
     }
 
     /// Its thread could not be started, or is gone.
-    pub fn lost(&mut self, reason: String) -> bool {
-        self.become_(SourceState::Failing, Some(reason))
+    pub fn lost(&mut self, now: Instant, reason: String) -> bool {
+        self.become_(now, SourceState::Failing, Some(reason))
     }
 
     /// As [`become_`](Self::become_), but a reason in place of another is only told of now and then.
@@ -238,27 +271,45 @@ impl Supervised {
             self.reason = reason;
             return false;
         }
-        let changed = self.become_(state, reason);
+        let changed = self.become_(now, state, reason);
         if changed {
             self.told = Some(now);
         }
         changed
     }
 
-    fn become_(&mut self, state: SourceState, reason: Option<String>) -> bool {
+    fn become_(&mut self, now: Instant, state: SourceState, reason: Option<String>) -> bool {
         let reason = reason.map(|r| cut(&r).into_owned());
         if self.state == state && self.reason == reason {
             return false;
         }
-        let (source, why) = (self.name.as_str(), reason.as_deref().unwrap_or_default());
-        match state {
-            SourceState::Ok if reason.is_none() => info!(source, "source is ok"),
-            SourceState::Ok => warn!(source, reason = why, "source is ok, but for some values"),
-            SourceState::Unavailable => info!(source, reason = why, "source is unavailable"),
-            _ => warn!(source, reason = why, "source is failing"),
-        }
         (self.state, self.reason) = (state, reason);
+        self.say(now);
         true
+    }
+
+    /// Logs the present state, unless the log has heard of it lately.
+    fn say(&mut self, now: Instant) {
+        let source = self.name.as_str();
+        let reason = self.reason.as_deref();
+        let text = format!("{:?} {}", self.state, reason.unwrap_or_default());
+        let Some(left_out) = self.pace.may_say(now, &text) else {
+            self.unsaid = true;
+            return;
+        };
+        self.unsaid = false;
+        #[cfg(test)]
+        self.said.push(text);
+        let left_out = pace::some(left_out);
+        match self.state {
+            SourceState::Ok if reason.is_none() => info!(source, left_out, "source is ok"),
+            SourceState::Ok => warn!(
+                source,
+                reason, left_out, "source is ok, but for some values"
+            ),
+            SourceState::Unavailable => info!(source, reason, left_out, "source is unavailable"),
+            _ => warn!(source, reason, left_out, "source is failing"),
+        }
     }
 }
 
@@ -343,7 +394,7 @@ mod tests {
             "{reason}"
         );
         assert!(!s.may_ask(now + after(1_000_000)));
-        assert!(s.readmit());
+        assert!(s.readmit(now));
         assert!(s.may_ask(now));
         s.asked(now);
         s.answered(now, &tree());
@@ -368,6 +419,32 @@ mod tests {
     }
 
     #[test]
+    fn a_source_that_goes_to_and_fro_is_spoken_of_now_and_then_and_the_last_word_is_true() {
+        let (start, mut s) = (Instant::now(), Supervised::new("x", deadline(after(1))));
+        let ok = tree();
+        let round = |s: &mut Supervised, second: u64, fails: bool| {
+            let now = start + after(second);
+            s.check(now);
+            s.asked(now);
+            let failed = Answer::Failed("no such pump".into());
+            s.answered(now, if fails { &failed } else { &ok });
+        };
+        for second in 0..600 {
+            round(&mut s, second, second % 2 == 0);
+        }
+        let (failing, is_ok) = ("Failing no such pump", "Ok ");
+        // As it was at the end of the first five minutes, and what came then.
+        assert_eq!(s.said, [failing, is_ok, is_ok, failing], "in ten minutes");
+        // It stays as it is: the log must not end with something else.
+        round(&mut s, 600, true);
+        for second in 601..1_000 {
+            s.check(start + after(second));
+        }
+        assert!(s.said.len() <= 6, "{:?}", s.said);
+        assert_eq!(s.said.last().unwrap(), failing);
+    }
+
+    #[test]
     fn a_source_that_crashes_now_and_then_is_left_alone_too() {
         let (mut now, mut s) = (Instant::now(), Supervised::new("x", deadline(after(1))));
         for i in 0..MAX_CRASHES_IN_WINDOW {
@@ -377,8 +454,13 @@ mod tests {
             s.asked(now);
             s.answered(now, &Answer::Crashed("boom".into()));
             now += after(60);
+            if i == 2 {
+                let reason = "crashed 3 times within an hour, the last time: boom";
+                assert_eq!(s.reason(), Some(reason));
+            }
         }
         assert_eq!(s.state(), SourceState::Quarantined);
+        assert_eq!(s.crashes(), MAX_CRASHES_IN_WINDOW as u64);
     }
 
     #[test]

@@ -229,8 +229,12 @@ impl Directory {
         }
     }
 
-    /// Removes copies that nothing runs from. What is mapped stays mapped without its file.
+    /// Removes copies that nothing runs from. What is mapped stays mapped without its file. In the state directory of another agent they are that one's, who runs executables from them.
     fn clean(&mut self) {
+        let holder = self.settings.spool_limits().and_then(|l| l.holder());
+        if holder.is_some_and(|pid| pid != std::process::id()) {
+            return;
+        }
         if let (Some(in_use), Some(dir)) = (self.in_use.take(), self.settings.private_plugins()) {
             let later: Vec<&str> = self.looks.later().collect();
             copy::clean(&dir, |copy| {

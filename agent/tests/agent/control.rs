@@ -1,5 +1,6 @@
 //! What an operator and the service manager tell a running agent, and hear from it; and what it does while its clock is wrong.
 
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -75,11 +76,51 @@ fn status_says_how_the_running_agent_does() {
 
     // A second agent with the same directory does not take the first one's socket or spool.
     let mut second = publish("c2", &broker, &plugins, &[]);
-    second.wait_for_line("another agent answers there");
+    let whose = format!("another agent (process {}) has ", agent.pid());
+    let (mut socket, mut spool) = (false, false);
+    second.wait_for("whose the directory is", |line| {
+        socket |= line.contains("another agent answers there");
+        if line.contains(&whose) {
+            assert!(
+                line.contains("give this one a --state-dir") && !line.contains("free space"),
+                "{line}"
+            );
+            spool = true;
+        }
+        (socket && spool).then_some(())
+    });
     drop(second);
     assert_eq!(self::status(&plugins)["device"], "c1");
     agent.signal("TERM");
     agent.ended();
+}
+
+#[test]
+fn a_second_agent_leaves_the_copies_that_the_first_runs_from() {
+    let broker = Broker::start();
+    let mut sub = broker.subscribe("devmon/#");
+    let (plugins, others) = (Plugins::with(&[]), Plugins::with(&["two-a"]));
+    let executable = std::fs::Permissions::from_mode(0o755);
+    std::fs::write(plugins.path("well"), "#!/bin/sh\necho level 7\n").unwrap();
+    std::fs::set_permissions(plugins.path("well"), executable).unwrap();
+    let state = plugins.path("state").display().to_string();
+    let args = ["--interval", "200ms", "--state-dir", &state];
+    let first = publish("c10", &broker, &plugins, &args);
+    let level = |line: &str| {
+        let frames = metrics(line)?.frames;
+        let well = |f: &&devmon_core::wire::Frame| f.source.as_deref() == Some("well");
+        frames.iter().find(well).map(drop)
+    };
+    sub.wait_for("a level", level);
+    let _second = publish("c11", &broker, &others, &args);
+    sub.wait_for("metrics of the second", |line| {
+        line.starts_with("devmon/v1/0/c11/metrics").then_some(())
+    });
+    for _ in 0..10 {
+        sub.wait_for("a level", level);
+    }
+    let log = first.seen();
+    assert!(!log.contains("source is failing"), "{log}");
 }
 
 /// It has two good rounds each time, so that it is the 20th crash in an hour: eight in a row would take two minutes of back-off.
@@ -106,6 +147,9 @@ fn an_operator_lets_a_quarantined_source_in_again() {
         reason.contains("crashed 20 times") && reason.contains("devmon-agent retry bad"),
         "{reason}"
     );
+    assert_eq!(status(&plugins)["crashes"]["bad"], 20);
+    let people = text(&run(&["status"], &plugins).stdout);
+    assert!(people.contains("       20  crashed 20 times"), "{people}");
     let retried = run(&["retry", "bad"], &plugins);
     assert!(
         text(&retried.stdout).contains("bad is tried again"),

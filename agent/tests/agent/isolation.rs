@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use devmon_core::{Node, Value};
 use serde_json::Value as Json;
 
-use crate::support::{Broker, Plugins, Process, agent, compile, json, metrics, publish, run, text};
+use crate::support::{
+    Broker, DEADLINE, Plugins, Process, agent, compile, json, metrics, publish, run, text,
+};
 
 /// The named source in an `about` message.
 fn source(line: &str, name: &str) -> Option<Json> {
@@ -279,6 +281,91 @@ fn an_executable_dropped_in_is_a_source() {
 }
 
 #[test]
+fn a_script_that_can_not_be_run_says_what_to_do_about_it() {
+    let broker = Broker::start();
+    let mut sub = broker.subscribe("devmon/#");
+    let plugins = Plugins::with(&[]);
+    let script = |name: &str, mode: u32, text: &str| {
+        let path = plugins.path(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    script("well.sh", 0o644, "#!/bin/sh\necho level 7\n");
+    script("pump", 0o755, "#!/opt/no-such-perl -w\nprint 1;\n");
+    script("tank", 0o755, "#!/bin/sh\r\necho level 7\r\n");
+    script("lake", 0o755, "#!/usr/bin/env sh\r\necho level 7\r\n");
+    let agent = publish("i12", &broker, &plugins, &["--interval", "200ms"]);
+    let mut missing = vec![
+        ("well.sh", "not executable: chmod +x /"),
+        (
+            "pump",
+            "cannot be run: its interpreter /opt/no-such-perl does not exist",
+        ),
+        (
+            "tank",
+            "cannot be run: its first line ends in a carriage return",
+        ),
+        ("lake", "its first line ends in a carriage return"),
+    ];
+    sub.wait_for("all four with their reasons", |line| {
+        missing.retain(|(name, part)| {
+            let source = source(line, name).unwrap_or_default();
+            let reason = source["reason"].as_str().unwrap_or_default();
+            !(source["state"] == "failing" && reason.contains(part))
+        });
+        missing.is_empty().then_some(())
+    });
+    script("well.sh", 0o755, "#!/bin/sh\necho level 7\n");
+    sub.wait_for("its value", |line| leaf(line, "well", "level"));
+    let warned = agent.seen().matches("not executable").count();
+    assert_eq!(warned, 1, "{}", agent.seen());
+}
+
+#[test]
+fn a_script_that_fails_at_each_round_fills_no_log() {
+    let broker = Broker::start();
+    let mut sub = broker.subscribe("devmon/#");
+    let plugins = Plugins::with(&["two-a"]);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let flag = elsewhere.path().join("flag").display().to_string();
+    let script = |name: &str, text: &str| {
+        std::fs::write(plugins.path(name), format!("#!/bin/sh\n{text}\n")).unwrap();
+        let executable = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(plugins.path(name), executable).unwrap();
+    };
+    script("pump", "echo no such pump >&2; exit 1");
+    script(
+        "tank",
+        &format!(
+            "rm {flag} 2>/dev/null && {{ echo tank is empty >&2; exit 1; }}; touch {flag}; echo level 7"
+        ),
+    );
+    let agent = publish("i13", &broker, &plugins, &["--interval", "200ms"]);
+    for _ in 0..10 {
+        sub.wait_for("good rounds in between", |line| leaf(line, "tank", "level"));
+    }
+    for (part, most) in [
+        ("source is failing source=\"tank\"", 1),
+        ("source is ok source=\"tank\"", 1),
+        ("said=\"tank is empty\"", 1),
+        ("source is failing source=\"pump\"", 1),
+        ("said=\"no such pump\"", 1),
+    ] {
+        let log = agent.seen();
+        assert_eq!(log.matches(part).count(), most, "{part}: {log}");
+    }
+}
+
+#[test]
+fn a_source_says_soon_that_it_has_nothing_to_measure_however_seldom_it_is_asked() {
+    let broker = Broker::start();
+    let mut sub = broker.subscribe("devmon/#");
+    let plugins = Plugins::with(&["unavailable"]);
+    let _agent = publish("i11", &broker, &plugins, &["--interval", "24h"]);
+    wait_for_state(&mut sub, "unavailable", "unavailable", "no such hardware");
+}
+
+#[test]
 fn an_edit_by_others_is_never_run() {
     let broker = Broker::start();
     let mut sub = broker.subscribe("devmon/#");
@@ -419,7 +506,6 @@ fn another_directory_put_in_the_place_of_the_first_is_followed() {
     });
 }
 
-/// The children of a process.
 #[test]
 fn a_c_plugin_with_the_name_of_a_bundled_one_runs_in_a_process() {
     let broker = Broker::start();
@@ -449,6 +535,7 @@ fn a_source_has_a_timeout_of_its_own() {
     wait_for_state(&mut sub, "slow", "failing", part);
 }
 
+/// The children of a process.
 fn children(pid: u32) -> Vec<u32> {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let lists = tasks
@@ -476,6 +563,11 @@ fn hosts_do_not_outlive_an_agent_that_is_killed() {
     });
     let hosts = children(agent.pid());
     assert_eq!(hosts.len(), 2, "{hosts:?}");
+    let called: BTreeSet<String> = hosts.iter().map(|pid| comm(*pid)).collect();
+    assert_eq!(
+        called,
+        ["devmon:two-a", "devmon:two-b"].map(str::to_owned).into()
+    );
     agent.signal("KILL");
     agent.ended();
     let until = Instant::now() + Duration::from_secs(5);
@@ -483,6 +575,42 @@ fn hosts_do_not_outlive_an_agent_that_is_killed() {
         assert!(Instant::now() < until, "{hosts:?} still run");
         std::thread::sleep(Duration::from_millis(10)); // polls; they are not our children
     }
+}
+
+#[test]
+fn what_an_executable_started_does_not_outlive_an_agent_that_is_killed() {
+    let broker = Broker::start();
+    let plugins = Plugins::with(&[]);
+    let script = "#!/bin/sh\nsleep 1000 & echo left $! >&2\nwait\n";
+    std::fs::write(plugins.path("slow"), script).unwrap();
+    let executable = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(plugins.path("slow"), executable).unwrap();
+    let config = plugins.config("[sources.slow]\ntimeout = \"10m\"\n");
+    let args = ["--interval", "200ms", "--config", &config];
+    let mut agent = publish("i14", &broker, &plugins, &args);
+    let left: u32 = agent.wait_for("what it started", |line| {
+        let (_, pid) = line.split_once("said=\"left ")?;
+        pid.split('"').next()?.parse().ok()
+    });
+    let _left = Left(left);
+    let warden = children(agent.pid());
+    assert_eq!(warden.len(), 1);
+    assert_eq!(comm(warden[0]), "devmon:slow");
+    let all = [warden.clone(), children(warden[0]), vec![left]].concat();
+    assert_eq!(all.len(), 3, "with the script: {all:?}");
+    agent.signal("KILL");
+    agent.ended();
+    let until = Instant::now() + DEADLINE;
+    while all.iter().any(|pid| runs(*pid)) {
+        assert!(Instant::now() < until, "{all:?}: some still run");
+        std::thread::sleep(Duration::from_millis(10)); // polls; they are not our children
+    }
+}
+
+/// What a process is called in lists.
+fn comm(pid: u32) -> String {
+    let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    comm.trim().to_owned()
 }
 
 /// A process that a plugin left behind; ended with the test, if it is still there.

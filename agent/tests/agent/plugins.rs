@@ -1,8 +1,10 @@
 //! Plugins of every age and behaviour, through the binary.
 
+use std::os::unix::fs::PermissionsExt;
+
 use serde_json::{Value, json};
 
-use crate::support::{Plugins, run, text};
+use crate::support::{Plugins, agent, run, text};
 
 fn verdicts(plugins: &Plugins) -> Vec<Value> {
     let out = run(&["plugins", "--json"], plugins);
@@ -215,6 +217,55 @@ fn a_c_plugin_runs_and_says_why_it_does_not() {
     assert_eq!(s["reason"], "cannot start: told to refuse");
 }
 
+/// Puts a shell script into the directory.
+fn script(plugins: &Plugins, name: &str, body: &str) {
+    let path = plugins.path(name);
+    std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn what_is_the_agents_own_in_the_environment_is_not_passed_on() {
+    let plugins = Plugins::with(&[]);
+    let names = "DEVMON_LOG DEVMON_PASSWORD NOTIFY_SOCKET DEVMON_SOURCE DEVMON_FILE PUMP PATH";
+    let body = format!("for n in {names}; do env | grep -q \"^$n=\" && echo $n 1; done; true");
+    script(&plugins, "well.sh", &body);
+    let out = agent()
+        .args(["collect", "--format", "json", "--device", "d"])
+        .arg("--plugin-dir")
+        .arg(plugins.0.path())
+        .arg("--state-dir")
+        .arg(plugins.path("state"))
+        .envs([("DEVMON_LOG", "warn"), ("DEVMON_PASSWORD", "secret")])
+        .envs([("NOTIFY_SOCKET", "/nowhere"), ("PUMP", "north")])
+        .output()
+        .unwrap();
+    let collected: Value = serde_json::from_slice(&out.stdout).unwrap();
+    let passed = json!({"DEVMON_FILE": 1, "DEVMON_SOURCE": 1, "PATH": 1, "PUMP": 1});
+    assert_eq!(collected["metrics"]["well"], passed);
+}
+
+#[test]
+fn a_description_that_can_not_be_used_is_the_sources_reason() {
+    let plugins = Plugins::with(&[]);
+    script(&plugins, "well.sh", "echo level 7");
+    let text_of = "[[metric]]\npath = \"/level\"\nunit = \"1\"\nkind = \"meter\"\n";
+    std::fs::write(plugins.path("well.metrics.toml"), text_of).unwrap();
+    let (collected, ok) = collect(&plugins, &[]);
+    assert!(ok, "its values count all the same");
+    assert_eq!(collected["metrics"]["well"], json!({"level": 7}));
+    let well = source(&collected, "well");
+    let reason = well["reason"].as_str().unwrap();
+    assert_eq!(well["state"], "ok");
+    assert!(
+        reason.contains("its metrics have no units: /") && reason.contains("well.metrics.toml: "),
+        "{reason}"
+    );
+    let check = run(&["check", "--device", "d"], &plugins);
+    let said = text(&check.stderr);
+    assert!(said.contains("warning: well: its descriptors"), "{said}");
+}
+
 #[test]
 fn a_source_can_be_switched_off() {
     let plugins = Plugins::with(&["two-a", "two-b"]);
@@ -223,4 +274,17 @@ fn a_source_can_be_switched_off() {
     let (collected, _) = collect(&plugins, &["--config", config.to_str().unwrap()]);
     assert!(collected["metrics"].get("two-a").is_none());
     assert!(collected["metrics"].get("two-b").is_some());
+}
+
+#[test]
+fn what_is_switched_off_is_not_tried_and_nobody_is_warned_of_it() {
+    let plugins = Plugins::with(&["hangs"]);
+    std::fs::write(plugins.path("libtext.so"), "INPUT(libc.so.6)\n").unwrap();
+    let off = ["hangs", "text", "nowhere"].map(|n| format!("[sources.{n}]\nenabled = false\n"));
+    let config = plugins.config(&format!("isolation = 'inline'\n{}", off.concat()));
+    for command in ["check", "collect"] {
+        let out = run(&[command, "--device", "d", "--config", &config], &plugins);
+        assert!(out.status.success());
+        assert_eq!(text(&out.stderr), "", "{command}");
+    }
 }

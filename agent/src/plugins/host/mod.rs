@@ -17,37 +17,45 @@
 //! | agent | [`Order::Collect`] | [`Reply::Tree`], [`Reply::NoData`], [`Reply::Unavailable`], [`Reply::Failed`] or [`Reply::Panicked`] |
 //!
 //! The agent takes nothing on trust: lengths are bounded, JSON is parsed with our limits, trees are checked again.
+//!
+//! Here is the agent's end; [`inside`] is the host's, [`protocol`] what they say, [`command`] how the one starts the other, [`log`] what is said on standard error.
 
-use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+mod command;
+mod inside;
+mod log;
+mod protocol;
+
+use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, ExitCode, ExitStatus, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, ChildStderr, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use devmon_core::MetricTree;
 use devmon_core::descriptor::{Descriptor, DescriptorText};
-use devmon_core::wire::json::{TreeJson, tree_from_json};
+use devmon_core::wire::json::tree_from_json;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::ioctl_fionbio;
 use rustix::process::{
-    Pid, PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions, kill_process_group,
-    pidfd_open, waitid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
-use tracing::info;
 
-use super::load::{self, Abi, LoadedSource, Refusal, Round};
+pub(super) use command::confined;
+pub use inside::{Args, main};
+pub(super) use inside::{CANNOT_BE_RUN, NOT_RUN};
+pub(super) use log::Log;
+pub use protocol::Hello;
+
+use super::load::{Refusal, Round};
 use super::source::{Answer, Made, judge};
+use command::host_command;
+use log::Heard;
+use protocol::{MAX_MESSAGE_BYTES, Order, Reply, write_message};
 
 /// The hidden command that makes this binary a host.
 pub const COMMAND: &str = "plugin-host";
-/// A tree of 10 000 leaves with long texts, and no more.
-const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
-/// Of what a plugin writes to standard error, this much of a line is kept.
-const LINE_BYTES: usize = 500;
 /// After the socket is closed or the host misbehaved, it has this long to end before it is killed.
 const LAST_BREATH: Duration = Duration::from_millis(200);
 /// A process that was killed is gone in less, unless a driver holds it; then it is left behind.
@@ -56,8 +64,6 @@ const GONE: Duration = Duration::from_secs(2);
 const LAST_WORDS_BYTES: usize = 64 * 1024;
 /// How often a host's memory is looked at while it is waited for.
 const LOOK: Duration = Duration::from_secs(1);
-/// `oom_score_adj` of a host: as if it used half of the machine's (or the service's) memory more than it does.
-const OOM_SCORE_ADJ: i32 = 500;
 
 /// What a host may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,43 +81,6 @@ impl Default for Limits {
             open_files: 256,
         }
     }
-}
-
-/// What a loaded plugin says of itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hello {
-    pub name: String,
-    pub version: Option<String>,
-    pub abi: Abi,
-    pub preferred_interval_ms: Option<u64>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Order {
-    Start { config: String },
-    Collect,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Reply {
-    Hello(Hello),
-    Refused(Refusal),
-    Started {
-        descriptors: Vec<DescriptorText>,
-        facts: serde_json::Map<String, serde_json::Value>,
-        problem: Option<String>,
-    },
-    NotStarted(String),
-    Tree {
-        metrics: Box<RawValue>,
-        left_out: Option<String>,
-    },
-    NoData,
-    Unavailable(String),
-    Failed(String),
-    Panicked(String),
 }
 
 /// Why there is no host any more: one line for an operator.
@@ -163,10 +132,8 @@ impl Host {
 
     fn spawn(plugin: &HostedPlugin) -> std::io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
-        let mut command = host_command(plugin.limits)?;
+        let mut command = host_command(&plugin.file, plugin.limits)?;
         command
-            .arg("--name-from")
-            .arg(&plugin.file)
             .arg("--")
             .arg(&plugin.path)
             .process_group(0)
@@ -419,36 +386,6 @@ fn resident_bytes(status: &str) -> u64 {
         .fold(0, u64::saturating_add)
 }
 
-fn host_command(limits: Limits) -> std::io::Result<Command> {
-    let mut command = itself()?;
-    command
-        .arg(COMMAND)
-        .arg("--parent")
-        .arg(std::process::id().to_string())
-        .arg("--memory-bytes")
-        .arg(limits.memory_bytes.to_string())
-        .arg("--open-files")
-        .arg(limits.open_files.to_string());
-    Ok(command)
-}
-
-/// A program with a host's limits, which ends with the thread that starts it.
-pub(super) fn confined(program: &Path, limits: Limits) -> std::io::Result<Command> {
-    let mut command = host_command(limits)?;
-    command.arg("--exec").arg("--").arg(program);
-    Ok(command)
-}
-
-/// This program, as it was when it started: also if its file was replaced since.
-fn itself() -> std::io::Result<Command> {
-    let running = Path::new("/proc/self/exe");
-    Ok(if running.exists() {
-        Command::new(running)
-    } else {
-        Command::new(std::env::current_exe()?)
-    })
-}
-
 fn made(
     name: &str,
     descriptors: Vec<DescriptorText>,
@@ -496,234 +433,6 @@ pub fn how_it_ended(status: ExitStatus) -> String {
         (None, Some(code)) => format!("ended by itself with code {code}"),
         (None, None) => "ended".into(),
     }
-}
-
-/// What came of reading a stream.
-#[derive(Debug, PartialEq, Eq)]
-enum Heard {
-    /// So many bytes.
-    Some(usize),
-    /// Nothing is there now.
-    Nothing,
-    /// There will be no more.
-    End,
-}
-
-/// What a process writes to standard error: into the agent's log, line by line.
-pub(super) struct Log {
-    file: String,
-    line: Vec<u8>,
-    pub(super) last: String,
-}
-
-impl Log {
-    pub(super) fn new(file: &str) -> Self {
-        Self {
-            file: file.to_owned(),
-            line: Vec::new(),
-            last: String::new(),
-        }
-    }
-
-    /// Reads some of what is there, and does not wait for more.
-    fn read_some(&mut self, stream: Option<&mut ChildStderr>) -> Heard {
-        let mut buffer = [0; 4096];
-        match stream.map(|s| s.read(&mut buffer)) {
-            Some(Ok(n @ 1..)) => {
-                self.take(&buffer[..n]);
-                Heard::Some(n)
-            }
-            Some(Err(e)) if e.kind() == std::io::ErrorKind::WouldBlock => Heard::Nothing,
-            _ => {
-                self.flush();
-                Heard::End
-            }
-        }
-    }
-
-    pub(super) fn take(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            if byte == b'\n' {
-                self.flush();
-            } else if self.line.len() < LINE_BYTES {
-                self.line.push(byte);
-            }
-        }
-    }
-
-    pub(super) fn flush(&mut self) {
-        let line = String::from_utf8_lossy(&std::mem::take(&mut self.line)).into_owned();
-        let line = line.trim();
-        // The hint that Rust's panic message ends with says nothing about the plugin.
-        if !line.is_empty() && !line.starts_with("note: run with `RUST_BACKTRACE") {
-            info!(file = self.file, said = line, "plugin");
-            self.last = line.to_owned();
-        }
-    }
-}
-
-fn write_message<T: Serialize>(to: &mut impl Write, message: &T) -> std::io::Result<()> {
-    let json = serde_json::to_vec(message).map_err(std::io::Error::other)?;
-    let length = u32::try_from(json.len()).map_err(std::io::Error::other)?;
-    let mut bytes = length.to_le_bytes().to_vec();
-    bytes.extend_from_slice(&json);
-    to.write_all(&bytes)
-}
-
-/// How this binary is called as host.
-#[derive(Debug, Clone, clap::Args)]
-pub struct Args {
-    #[arg(long)]
-    parent: u32,
-    #[arg(long)]
-    memory_bytes: u64,
-    #[arg(long)]
-    open_files: u64,
-    /// The plugin's own file name, from which a C plugin has its source name
-    #[arg(long, default_value = "")]
-    name_from: String,
-    /// Run this program in the place of a host, with the same limits
-    #[arg(long)]
-    exec: bool,
-    #[arg(last = true, required = true)]
-    path: PathBuf,
-}
-
-/// The host's own program. Ends with 0 when the agent closes the socket.
-#[must_use]
-pub fn main(args: &Args) -> ExitCode {
-    if let Err(problem) = confine(args) {
-        eprintln!("{problem}");
-        return ExitCode::FAILURE;
-    }
-    if args.exec {
-        let e = Command::new(&args.path).exec();
-        eprintln!("cannot be run: {e}");
-        return ExitCode::from(126);
-    }
-    let Ok(socket) = std::io::stdin().as_fd().try_clone_to_owned() else {
-        return ExitCode::FAILURE;
-    };
-    match serve(UnixStream::from(socket), args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
-    }
-}
-
-fn confine(args: &Args) -> Result<(), String> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-        .map_err(|e| format!("prctl: {e}"))?;
-    // The agent may have gone before that was set.
-    let parent = rustix::process::getppid().map(Pid::as_raw_nonzero);
-    if parent.map(|p| p.get().cast_unsigned()) != Some(args.parent) {
-        return Err("the agent is gone".into());
-    }
-    prefer_to_the_agent();
-    for (resource, limit) in [
-        (Resource::Data, args.memory_bytes),
-        (Resource::Nofile, args.open_files),
-        (Resource::Core, 0),
-    ] {
-        let limit = Rlimit {
-            current: Some(limit),
-            maximum: Some(limit),
-        };
-        rustix::process::setrlimit(resource, limit).map_err(|e| format!("setrlimit: {e}"))?;
-    }
-    Ok(())
-}
-
-/// When memory runs out, the kernel shall take this process before its agent. To raise the score needs no privilege; a system without it has its own order.
-fn prefer_to_the_agent() {
-    let path = "/proc/self/oom_score_adj";
-    let present = std::fs::read_to_string(path).unwrap_or_default();
-    if present
-        .trim()
-        .parse()
-        .is_ok_and(|score: i32| score < OOM_SCORE_ADJ)
-    {
-        let _ = std::fs::write(path, OOM_SCORE_ADJ.to_string());
-    }
-}
-
-fn serve(mut socket: UnixStream, args: &Args) -> std::io::Result<()> {
-    let name_from = (!args.name_from.is_empty()).then_some(args.name_from.as_str());
-    let plugin = match load::load_as(&args.path, name_from) {
-        Ok(plugin) => plugin,
-        Err(refusal) => return write_message(&mut socket, &Reply::Refused(refusal)),
-    };
-    let hello = Hello {
-        name: plugin.name.clone(),
-        version: plugin.version.clone(),
-        abi: plugin.abi,
-        preferred_interval_ms: plugin
-            .preferred_interval
-            .and_then(|i| u64::try_from(i.as_millis()).ok()),
-    };
-    write_message(&mut socket, &Reply::Hello(hello))?;
-    let mut source: Option<LoadedSource> = None;
-    loop {
-        let mut length = [0; 4];
-        match socket.read_exact(&mut length) {
-            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(()),
-            other => other?,
-        }
-        let mut order = vec![0; usize::try_from(u32::from_le_bytes(length)).unwrap_or(0)];
-        socket.read_exact(&mut order)?;
-        let order = serde_json::from_slice(&order).map_err(std::io::Error::other)?;
-        let reply = match (order, &mut source) {
-            (Order::Start { config }, _) => match plugin.start(&config) {
-                Ok(started) => {
-                    let reply = started_reply(&started);
-                    source = Some(started);
-                    reply
-                }
-                Err(reason) => Reply::NotStarted(reason),
-            },
-            (Order::Collect, None) => Reply::Failed("it is not started".into()),
-            (Order::Collect, Some(running)) => {
-                let answer = judge(running.collect());
-                if matches!(answer, Answer::Crashed(_)) {
-                    source = None;
-                }
-                answer_reply(answer)?
-            }
-        };
-        write_message(&mut socket, &reply)?;
-    }
-}
-
-fn started_reply(source: &LoadedSource) -> Reply {
-    let (descriptors, problem) = match source.descriptors() {
-        Ok(all) => (all.iter().map(DescriptorText::from).collect(), None),
-        Err(e) => (Vec::new(), Some(e)),
-    };
-    Reply::Started {
-        descriptors,
-        facts: source.facts(),
-        problem,
-    }
-}
-
-fn answer_reply(answer: Answer) -> std::io::Result<Reply> {
-    Ok(match answer {
-        Answer::Tree { tree, left_out } => Reply::Tree {
-            metrics: raw(&tree)?,
-            left_out,
-        },
-        Answer::NoData => Reply::NoData,
-        Answer::Unavailable(reason) => Reply::Unavailable(reason),
-        Answer::Failed(reason) | Answer::NotStarted(reason) => Reply::Failed(reason),
-        Answer::Crashed(reason) => {
-            let text = reason.strip_prefix("panicked: ").unwrap_or(&reason);
-            Reply::Panicked(text.to_owned())
-        }
-    })
-}
-
-fn raw(tree: &MetricTree) -> std::io::Result<Box<RawValue>> {
-    let json = serde_json::to_string(&TreeJson(tree)).map_err(std::io::Error::other)?;
-    RawValue::from_string(json).map_err(std::io::Error::other)
 }
 
 #[cfg(test)]
