@@ -18,7 +18,7 @@ use super::exchange::vary;
 pub use dead_letter::{DEAD_LETTER_SHOWN_BYTES, DeadLetterItem};
 pub use device::{Device, DeviceInFull};
 pub use metric::{FleetItem, Latest, LatestFlat, LatestTree, Metric};
-pub use series::Series;
+pub use series::{ColumnHead, FleetColumnHead, FleetSeries, FleetSeriesHead, Series, SeriesHead};
 pub use status::Status;
 pub(super) use status::{Intake, state};
 
@@ -76,7 +76,7 @@ pub(super) fn kept(mut response: Response) -> Response {
 }
 
 /// Lets the caller keep an answer about what is long over without asking, for a while: what comes late, or is forgotten, shows after that.
-pub(super) fn keep_closed(response: &mut Response) {
+pub(super) fn keep_closed<B>(response: &mut warp::http::Response<B>) {
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static(CLOSED));
     // Not for whom lost the token meanwhile.
@@ -84,7 +84,7 @@ pub(super) fn keep_closed(response: &mut Response) {
 }
 
 /// Says that there are other forms of this answer.
-pub(super) fn with_vary(mut response: Response) -> Response {
+pub(super) fn with_vary<B>(mut response: warp::http::Response<B>) -> warp::http::Response<B> {
     vary(response.headers_mut(), "accept");
     response
 }
@@ -99,7 +99,10 @@ pub(super) fn done() -> Response {
 }
 
 /// Adds the link to the next page.
-pub(super) fn with_link(mut response: Response, link: Option<String>) -> Response {
+pub(super) fn with_link<B>(
+    mut response: warp::http::Response<B>,
+    link: Option<String>,
+) -> warp::http::Response<B> {
     if let Some(value) = link.and_then(|l| HeaderValue::try_from(l).ok()) {
         response.headers_mut().insert(LINK, value);
     }

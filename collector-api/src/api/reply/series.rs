@@ -1,21 +1,18 @@
-//! Columns over time.
+//! Columns over time: of one device, and of one metric of many. An answer may have a million points, so it is not one document here: [`sheet`](crate::api::sheet) writes these heads, and the times and
+//! values between them. What the whole looks like say [`Series`] and [`FleetSeries`], which only schemas are made of; tests hold answers against them.
 
+use devmon_core::MetricPath;
 use devmon_core::wire::TimestampMs;
-use devmon_core::wire::json::ValueJson;
 use schemars::JsonSchema;
-use serde::ser::SerializeSeq;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use crate::api::openapi::schemas::{self, UnixMs};
 use crate::query::aggregate::Aggregate;
-use crate::query::column::Column;
 use crate::query::descriptors::Described;
-use crate::query::range::{SeriesAnswer, SeriesQuery};
-use crate::store::Cells;
 
-/// Columns over time.
+/// What stands before the times: what was asked, and what that meant.
 #[derive(Serialize, JsonSchema)]
-pub struct Series<'a> {
+pub struct SeriesHead<'a> {
     pub(in crate::api) device: &'a str,
     #[schemars(with = "UnixMs")]
     pub(in crate::api) from: TimestampMs,
@@ -24,77 +21,83 @@ pub struct Series<'a> {
     pub(in crate::api) step_ms: Option<i64>,
     #[schemars(schema_with = "schemas::tier")]
     pub(in crate::api) tier: &'static str,
-    pub(in crate::api) t: &'a [i64],
-    pub(in crate::api) series: Vec<SeriesColumn<'a>>,
-    pub(in crate::api) next_cursor: Option<&'a str>,
 }
 
+/// What stands before the values of a column: whose they are.
 #[derive(Serialize, JsonSchema)]
-pub(in crate::api) struct SeriesColumn<'a> {
+pub struct ColumnHead<'a> {
     pub(in crate::api) path: &'a str,
-    pub(in crate::api) unit: Option<&'a str>,
+    unit: Option<&'a str>,
     #[schemars(schema_with = "schemas::metric_kind")]
-    pub(in crate::api) kind: Option<&'static str>,
+    kind: Option<&'static str>,
     #[schemars(schema_with = "schemas::aggregate")]
-    pub(in crate::api) agg: Option<&'static str>,
-    #[serde(serialize_with = "column")]
-    #[schemars(with = "Vec<Option<schemas::MetricValue>>")]
-    pub(in crate::api) v: &'a Column,
+    agg: Option<&'static str>,
 }
 
-impl<'a> Series<'a> {
+impl<'a> ColumnHead<'a> {
     pub(in crate::api) fn new(
-        query: &'a SeriesQuery,
-        answer: &'a SeriesAnswer,
+        path: &'a MetricPath,
+        aggregate: Option<Aggregate>,
         described: &'a Described,
-        next_cursor: Option<&'a str>,
     ) -> Self {
-        // A raw answer has one column for each path, another one for each of its aggregates.
-        let aggregates: Vec<Option<Aggregate>> = match &query.aggregates[..] {
-            [] => vec![None],
-            aggregates => aggregates.iter().copied().map(Some).collect(),
-        };
-        let labels = query.paths.iter().flat_map(|path| {
-            let descriptor = described.find(path);
-            aggregates
-                .iter()
-                .map(move |aggregate| (path, descriptor, aggregate))
-        });
-        let columns = labels
-            .zip(&answer.columns)
-            .map(|((path, descriptor, aggregate), v)| SeriesColumn {
-                path: path.as_str(),
-                unit: descriptor.map(|d| d.unit.as_str()),
-                kind: descriptor.map(|d| d.kind.as_str()),
-                agg: aggregate.map(Aggregate::as_str),
-                v,
-            });
+        let descriptor = described.find(path);
         Self {
-            device: &query.device,
-            from: query.from,
-            to: query.to,
-            step_ms: answer.step_ms,
-            tier: answer.tier.as_str(),
-            t: &answer.t,
-            series: columns.collect(),
-            next_cursor,
+            path: path.as_str(),
+            unit: descriptor.map(|d| d.unit.as_str()),
+            kind: descriptor.map(|d| d.kind.as_str()),
+            agg: aggregate.map(Aggregate::as_str),
         }
     }
 }
 
-/// Straight from the typed values where there is no gap, which is nearly always.
-fn column<S: Serializer>(column: &&Column, s: S) -> Result<S::Ok, S::Error> {
-    match column.dense() {
-        Some(Cells::Float(v)) => s.collect_seq(v),
-        Some(Cells::Integer(v)) => s.collect_seq(v),
-        Some(Cells::Boolean(v)) => s.collect_seq(v),
-        Some(Cells::Mixed(v)) => s.collect_seq(v.iter().map(ValueJson)),
-        None => {
-            let mut rows = s.serialize_seq(Some(column.len()))?;
-            for value in column.iter() {
-                rows.serialize_element(&value.as_ref().map(ValueJson))?;
-            }
-            rows.end()
-        }
-    }
+/// [`SeriesHead`] of the fleet: the times are those of buckets.
+#[derive(Serialize, JsonSchema)]
+pub struct FleetSeriesHead {
+    #[schemars(with = "UnixMs")]
+    pub(in crate::api) from: TimestampMs,
+    #[schemars(with = "UnixMs")]
+    pub(in crate::api) to: TimestampMs,
+    pub(in crate::api) step_ms: i64,
+    #[schemars(schema_with = "schemas::tier")]
+    pub(in crate::api) tier: &'static str,
+}
+
+/// [`ColumnHead`] of one of many devices.
+#[derive(Serialize, JsonSchema)]
+pub struct FleetColumnHead<'a> {
+    pub(in crate::api) device: &'a str,
+    #[serde(flatten)]
+    pub(in crate::api) column: ColumnHead<'a>,
+}
+
+/// A column: `T` says whose it is.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "the shape of what sheet writes")]
+#[schemars(inline)]
+pub(super) struct Column<T> {
+    #[serde(flatten)]
+    head: T,
+    v: Vec<Option<schemas::MetricValue>>,
+}
+
+/// Columns over time.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "the shape of what sheet writes")]
+pub struct Series<'a> {
+    #[serde(flatten)]
+    head: SeriesHead<'a>,
+    t: Vec<UnixMs>,
+    series: Vec<Column<ColumnHead<'a>>>,
+    next_cursor: Option<&'a str>,
+}
+
+/// Columns over time, of many devices.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "the shape of what sheet writes")]
+pub struct FleetSeries<'a> {
+    #[serde(flatten)]
+    head: FleetSeriesHead,
+    t: Vec<UnixMs>,
+    series: Vec<Column<FleetColumnHead<'a>>>,
+    next_cursor: Option<&'a str>,
 }
