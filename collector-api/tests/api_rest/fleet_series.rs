@@ -143,6 +143,10 @@ fn pages_of_the_fleet_are_by_device_and_path() {
     // The pages keep times and step of the first.
     let url = "/api/v1/series?path=/cpu/utilization&from=-1h&points=100&limit=1";
     let first = collector.json(url);
+    collector.store.put_device("b", |d| {
+        let sources = [("cpu", SourceState::Ok, 600_000)];
+        d.about = Some(about("b", &sources, &[]));
+    });
     let next = collector.json(&format!(
         "{url}&cursor={}",
         first["next_cursor"].as_str().unwrap()

@@ -470,7 +470,11 @@ fn what_goes_wrong_is_described() {
             "/api/v1/series?path=/*/utilization&path=/gpu/*/*&step=1m&agg=last,count&limit=2",
             200,
         ),
-        ("getFleetSeries", "/api/v1/series?path=/cpu/utilization", 400),
+        (
+            "getFleetSeries",
+            "/api/v1/series?path=/cpu/utilization",
+            400,
+        ),
         (
             "getFleetSeries",
             "/api/v1/series?path=/cpu/utilization&from=0&step=1s",
