@@ -11,9 +11,9 @@ use devmon_core::wire::json::ValueJson;
 use serde::Serialize;
 use warp::http::StatusCode;
 
-use super::reply::{Device, FleetItem, Latest, Metric, Response, Series, bytes, kept, with_vary};
+use super::reply::{Device, FleetItem, Latest, Metric, Response, bytes, kept, with_vary};
 
-const CONTENT_TYPE: &str = "text/csv; charset=utf-8; header=present";
+pub(super) const CONTENT_TYPE: &str = "text/csv; charset=utf-8; header=present";
 
 /// One item of a list as a row.
 pub(super) trait Row {
@@ -35,28 +35,6 @@ pub(super) fn list<T: Row>(items: &[T]) -> Response {
     cells.answer()
 }
 
-/// A row for each time; a column for each path, or `avg(path)` for each of its aggregates.
-pub(super) fn series(answer: &Series<'_>) -> Response {
-    let mut cells = Cells::new();
-    cells.text("t");
-    for column in &answer.series {
-        match column.agg {
-            None => cells.text(column.path),
-            Some(agg) => cells.text(&format!("{agg}({})", column.path)),
-        }
-    }
-    cells.end();
-    let mut columns: Vec<_> = answer.series.iter().map(|column| column.v.iter()).collect();
-    for t in answer.t {
-        cells.number(*t);
-        for column in &mut columns {
-            cells.value(column.next().flatten().as_ref());
-        }
-        cells.end();
-    }
-    cells.answer()
-}
-
 /// A table that is being written, cell by cell, to memory: nothing here fails.
 pub(super) struct Cells {
     out: Writer<Vec<u8>>,
@@ -65,15 +43,33 @@ pub(super) struct Cells {
 
 impl Cells {
     fn new() -> Self {
+        Self::behind(Vec::new())
+    }
+
+    /// Goes on behind whole rows.
+    pub(super) fn behind(rows: Vec<u8>) -> Self {
         let mut builder = WriterBuilder::new();
         builder.terminator(Terminator::CRLF).flexible(true);
         Self {
-            out: builder.from_writer(Vec::new()),
+            out: builder.from_writer(rows),
             scratch: Vec::new(),
         }
     }
 
-    fn text(&mut self, text: &str) {
+    /// Bytes that are written, but for some KiB.
+    pub(super) fn written(&self) -> usize {
+        self.out.get_ref().len()
+    }
+
+    /// All that is written.
+    ///
+    /// # Errors
+    /// None that is known: it writes to memory.
+    pub(super) fn into_bytes(self) -> std::io::Result<Vec<u8>> {
+        self.out.into_inner().map_err(|e| e.into_error())
+    }
+
+    pub(super) fn text(&mut self, text: &str) {
         let _ = self.out.write_field(text);
     }
 
@@ -81,7 +77,7 @@ impl Cells {
         self.text(text.unwrap_or_default());
     }
 
-    fn number(&mut self, number: i64) {
+    pub(super) fn number(&mut self, number: i64) {
         self.value(Some(&Value::Integer(number)));
     }
 
@@ -93,7 +89,7 @@ impl Cells {
         self.number(time.0);
     }
 
-    fn value(&mut self, value: Option<&Value>) {
+    pub(super) fn value(&mut self, value: Option<&Value>) {
         match value {
             None => self.text(""),
             Some(Value::Text(text)) => self.text(text),
@@ -113,12 +109,12 @@ impl Cells {
         self.text(&serde_json::to_string(map).unwrap_or_default());
     }
 
-    fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         let _ = self.out.write_record(None::<&[u8]>);
     }
 
     fn answer(self) -> Response {
-        let table = self.out.into_inner().unwrap_or_default();
+        let table = self.into_bytes().unwrap_or_default();
         with_vary(kept(bytes(StatusCode::OK, CONTENT_TYPE, table)))
     }
 }

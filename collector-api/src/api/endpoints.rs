@@ -16,14 +16,14 @@ use super::Api;
 use super::accept::Media;
 use super::csv::{self, Row};
 use super::page::{self, Cursor};
-use super::params::{MAX_PATHS, Params, Segment, bad_cursor};
+use super::params::{Params, Segment, bad_cursor};
 use super::patience::Line;
 use super::problem::{Kind as Error, Problem};
 use super::reply::{self, Response};
 use crate::query::devices::Status;
 use crate::query::metrics::MetricFilter;
 use crate::query::sort::{Place, Sort};
-use crate::query::{dead_letters, devices, fleet, metrics, range};
+use crate::query::{dead_letters, devices, fleet, metrics};
 
 pub(super) const KINDS: [Kind; 4] = [Kind::Gauge, Kind::Counter, Kind::State, Kind::Text];
 
@@ -42,7 +42,7 @@ pub(super) struct Call {
 }
 
 impl Call {
-    fn params(&self, known: &[&str]) -> Result<Params, Problem> {
+    pub(super) fn params(&self, known: &[&str]) -> Result<Params, Problem> {
         Params::parse(&self.query, known)
     }
 
@@ -70,13 +70,16 @@ impl Call {
         })
     }
 
-    fn link(&self, params: &Params, cursor: Option<&str>) -> Option<String> {
+    pub(super) fn link(&self, params: &Params, cursor: Option<&str>) -> Option<String> {
         cursor.map(|cursor| page::link(&self.path, params, cursor))
     }
 }
 
 /// Asks the store.
 pub(super) type Endpoint = fn(&Api, &Call, &Segment) -> Result<Response, Problem>;
+
+/// Asks the store for what may be long, and answers in pieces.
+pub(super) type Large = fn(&Api, &Call, &Segment) -> Result<warp::reply::Response, Problem>;
 
 /// Begins a stream.
 pub(super) type Stream = fn(&Api, &Call) -> Result<warp::reply::Response, Problem>;
@@ -86,6 +89,8 @@ pub(super) type Stream = fn(&Api, &Call) -> Result<warp::reply::Response, Proble
 pub(super) enum Handler {
     /// One of a bounded number of calls that read the store.
     Store(Endpoint),
+    /// The same, with an answer of any length.
+    Large(Large),
     /// A look at how the store is, which waits behind no call of those.
     Probe(Endpoint),
     /// Answers at once, store or none.
@@ -270,43 +275,6 @@ pub(super) fn fleet_latest(api: &Api, call: &Call, _: &Segment) -> Result<Respon
     });
     let items: Vec<_> = page.items.iter().map(reply::FleetItem::from).collect();
     call.page_or_table(&params, items, next)
-}
-
-pub(super) fn series(api: &Api, call: &Call, device: &Segment) -> Result<Response, Problem> {
-    let params = call.params(&[
-        "path", "from", "to", "step", "points", "agg", "limit", "cursor",
-    ])?;
-    let now = TimestampMs::now();
-    let media = Media::of(&call.headers)?;
-    let mut query = params.series(&device.device()?, now)?;
-    query.paths = fleet::expand(&*api.store, &query.device, query.paths, MAX_PATHS)?;
-    let answer = range::series(&*api.store, &query)?;
-    let about = api
-        .store
-        .device(&query.device)
-        .and_then(|record| record.about);
-    let described = api.descriptors.of(about.as_ref());
-    let cursor = answer.next.map(|next| {
-        let (from, to) = (query.from, query.to);
-        Cursor::Series {
-            next,
-            from,
-            to,
-            step_ms: answer.step_ms,
-        }
-        .text()
-    });
-    let link = call.link(&params, cursor.as_deref());
-    let body = reply::Series::new(&query, &answer, &described, cursor.as_deref());
-    let response = match media {
-        Media::Json => reply::with_vary(reply::json(&body)),
-        Media::Csv => csv::series(&body),
-    };
-    let mut response = reply::with_link(response, link);
-    if params.is_closed(query.to, now) {
-        reply::keep_closed(&mut response);
-    }
-    Ok(response)
 }
 
 pub(super) fn status(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {

@@ -1,7 +1,7 @@
 //! The REST API of `docs/rest-api.md`, and the dashboard's files. The only room that knows HTTP and warp.
 //!
 //! A call's way: [`server`] accepts the connection → `exchange` does what every call needs → [`routes`] finds the endpoint → [`params`] checks what was asked → `endpoints` asks `query`
-//! → [`reply`] puts the answer into its documented form. Whatever fails on the way becomes a [`problem`]. Store calls block, so endpoints run on tokio's
+//! → [`reply`] puts the answer into its documented form; what may be long is written while it is sent (`large`). Whatever fails on the way becomes a [`problem`]. Store calls block, so endpoints run on tokio's
 //! blocking threads, a bounded number at a time; a panic there is an answer of status 500 and ends nothing else. One endpoint, [`events`], answers with a stream instead.
 //!
 //! The port answers before there is a store ([`Front`]): a journal may take a while to replay, and whoever watches should see that, not a closed port.
@@ -14,6 +14,7 @@ mod csv;
 mod endpoints;
 mod events;
 mod exchange;
+mod large;
 mod openapi;
 pub mod page;
 pub mod params;
@@ -23,7 +24,9 @@ pub mod problem;
 pub mod prometheus;
 pub mod reply;
 pub mod routes;
+mod series;
 pub mod server;
+mod sheet;
 pub mod time;
 
 use std::fmt;
@@ -60,6 +63,8 @@ pub struct Api {
     pub names: NamesCache,
     /// What was answered since the start.
     pub requests: prometheus::Requests,
+    /// What long answers on their way may take.
+    room: large::Room,
 }
 
 impl Api {
@@ -81,7 +86,15 @@ impl Api {
             home_assistant: None,
             names: NamesCache::default(),
             requests: prometheus::Requests::default(),
+            room: large::Room::of(large::ROOM_BYTES),
         }
+    }
+
+    /// With another bound than 128 MiB on the memory that long answers may take while they are sent.
+    #[must_use]
+    pub fn with_room(mut self, bytes: usize) -> Self {
+        self.room = large::Room::of(bytes);
+        self
     }
 
     /// With events that somebody makes; without this there are none.

@@ -33,6 +33,14 @@ pub enum Cursor {
         to: TimestampMs,
         step_ms: Option<i64>,
     },
+    /// Series of the fleet after this path of this device. Holds what the first page found for times and step.
+    FleetSeries {
+        device: String,
+        path: String,
+        from: TimestampMs,
+        to: TimestampMs,
+        step_ms: i64,
+    },
 }
 
 impl Cursor {
@@ -43,7 +51,7 @@ impl Cursor {
             Self::Device(id) => format!("d{id}"),
             Self::Metric(path) => format!("m{path}"),
             Self::Sorted { list, key, name } => format!("o{list},{key},{name}"), // no list has a comma
-            Self::Fleet { device, path } => format!("f{device}{path}"), // a path begins with /, an id has none
+            Self::Fleet { device, path } => format!("f{device}{path}"),
             Self::DeadLetter(id) => format!("l{id}"),
             Self::Series {
                 next,
@@ -51,6 +59,13 @@ impl Cursor {
                 to,
                 step_ms,
             } => format!("s{next},{from},{to},{}", step_ms.unwrap_or(0)),
+            Self::FleetSeries {
+                device,
+                path,
+                from,
+                to,
+                step_ms,
+            } => format!("g{from},{to},{step_ms},{device}{path}"),
         };
         URL_SAFE_NO_PAD.encode(plain)
     }
@@ -79,10 +94,20 @@ impl Cursor {
                 })
             }
             "f" => {
-                let (device, path) = rest.split_at_checked(rest.find('/')?)?;
-                Some(Self::Fleet {
-                    device: device.to_owned(),
-                    path: path.to_owned(),
+                let (device, path) = device_and_path(rest)?;
+                Some(Self::Fleet { device, path })
+            }
+            "g" => {
+                let mut parts = rest.splitn(4, ',');
+                let mut number = || parts.next()?.parse().ok().filter(bounded);
+                let (from, to, step_ms) = (number()?, number()?, number()?);
+                let (device, path) = device_and_path(parts.next()?)?;
+                (from <= to && step_ms > 0).then_some(Self::FleetSeries {
+                    device,
+                    path,
+                    from: TimestampMs(from),
+                    to: TimestampMs(to),
+                    step_ms,
                 })
             }
             "l" => rest.parse().ok().map(Self::DeadLetter),
@@ -94,9 +119,8 @@ impl Cursor {
                 let [next, from, to, step_ms] = numbers[..] else {
                     return None;
                 };
-                // A forged one must not overflow what is added to it: 35 000 years either way are enough.
-                let bounded = numbers.iter().all(|n| n.unsigned_abs() < 1 << 50);
-                let sound = bounded && from <= next && next < to && step_ms >= 0;
+                let sound =
+                    numbers.iter().all(bounded) && from <= next && next < to && step_ms >= 0;
                 sound.then_some(Self::Series {
                     next: TimestampMs(next),
                     from: TimestampMs(from),
@@ -107,6 +131,17 @@ impl Cursor {
             _ => None,
         }
     }
+}
+
+/// A path begins with /, an id has none.
+fn device_and_path(text: &str) -> Option<(String, String)> {
+    let (device, path) = text.split_at_checked(text.find('/')?)?;
+    Some((device.to_owned(), path.to_owned()))
+}
+
+/// A forged number must not overflow what is added to it: 35 000 years either way are enough.
+fn bounded(number: &i64) -> bool {
+    number.unsigned_abs() < 1 << 50
 }
 
 /// The `Link` header's value: the same call with the cursor of the next page (RFC 8288).
@@ -175,6 +210,13 @@ mod tests {
                 path: "/disk/~1home".into(),
             },
             Cursor::DeadLetter(u64::MAX),
+            Cursor::FleetSeries {
+                device: "a:b.c".into(),
+                path: "/a,b/~1home".into(),
+                from: TimestampMs(-5),
+                to: TimestampMs(-5),
+                step_ms: 1,
+            },
             Cursor::Series {
                 next: TimestampMs(5),
                 from: TimestampMs(-5),
@@ -214,6 +256,11 @@ mod tests {
             "s5,5,5,0",
             "s5,5,9,-1",
             "s1,1,2,3,4",
+            "g1,2,3,no-path",
+            "g1,2,0,d/a",
+            "g2,1,3,d/a",
+            "g1,2,d/a",
+            "g1,1125899906842624,3,d/a",
         ] {
             assert_eq!(
                 Cursor::parse(&URL_SAFE_NO_PAD.encode(plain)),

@@ -38,7 +38,7 @@ pub enum Kind {
     /// Of one address.
     TooManyConnections,
     HeadersTooLarge,
-    /// All connections that there may be are taken.
+    /// All connections that there may be are taken, or all memory for long answers is.
     Busy,
     NotReady,
     Internal,

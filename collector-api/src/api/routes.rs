@@ -15,14 +15,14 @@ use warp::{Filter, Reply};
 
 use super::body::{self, Sent};
 use super::calls::{Access, Operation, Route, Verb};
-use super::endpoints::{Call, Endpoint, Handler};
+use super::endpoints::{Call, Handler};
 use super::params::Segment;
 use super::patience::Line;
 use super::problem::{Kind, Problem};
-use super::{Front, prometheus};
+use super::{Api, Front, prometheus};
 
-/// Calls that work at a time; more wait. Each may hold a thread and some 60 MB: a window of a million samples, and an answer
-/// of a million points as columns and as JSON.
+/// Calls that work at a time; more wait. Each may hold a thread and some 40 MB: a window of a million samples, and an answer
+/// of a million points as columns. While an answer is sent, nothing of this is held (`large`).
 const CALLS_AT_ONCE: usize = 16;
 /// Probes that look at the store at a time: they wait for its locks, and one of them is held while the disk is written to.
 const PROBES_AT_ONCE: usize = 4;
@@ -143,6 +143,9 @@ async fn work(desk: &Desk, mut call: Call, body: impl Sent) -> Result<Response, 
     let whole = match operation.handler {
         Handler::Stream(stream) => return stream(desk.front.api()?, &call),
         Handler::Store(endpoint) => ask(&desk.front, &desk.calls, endpoint, segment, call).await,
+        Handler::Large(endpoint) => {
+            return ask(&desk.front, &desk.calls, endpoint, segment, call).await;
+        }
         Handler::Probe(endpoint) => {
             let asked = ask(&desk.front, &desk.probes, endpoint, segment, call);
             tokio::time::timeout(PROBE_PATIENCE, asked).await.unwrap_or_else(|_| {
@@ -158,13 +161,13 @@ async fn work(desk: &Desk, mut call: Call, body: impl Sent) -> Result<Response, 
 }
 
 /// Asks the store on a thread that may block.
-async fn ask(
+async fn ask<T: Send + 'static>(
     front: &Arc<Front>,
     permits: &Arc<Semaphore>,
-    endpoint: Endpoint,
+    endpoint: fn(&Api, &Call, &Segment) -> Result<T, Problem>,
     segment: Segment,
     call: Call,
-) -> Result<super::reply::Response, Problem> {
+) -> Result<T, Problem> {
     front.api()?;
     let path = call.path.clone();
     let permit = permits.clone().acquire_owned().await;

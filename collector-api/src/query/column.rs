@@ -1,10 +1,27 @@
 //! One column of an answer: a value or a gap for each row. The values stay typed and dense until they are written.
 
+use std::borrow::Cow;
+use std::hash::Hasher;
 use std::ops::Range;
 
 use devmon_core::Value;
 
 use crate::store::Cells;
+
+/// Where somebody is who reads a column row by row, now and again.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Place {
+    row: usize,
+    value: usize,
+}
+
+impl Place {
+    /// The number of the row that is next.
+    #[must_use]
+    pub fn row(&self) -> usize {
+        self.row
+    }
+}
 
 /// Values on the rows of an answer.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -25,12 +42,6 @@ impl Column {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// The values of all rows, if none is a gap.
-    #[must_use]
-    pub fn dense(&self) -> Option<&Cells> {
-        self.present.is_none().then_some(&self.values)
     }
 
     /// Appends a row.
@@ -82,18 +93,64 @@ impl Column {
         self.values.truncate(kept);
     }
 
+    /// The row at a place, which moves on: a value, or a gap. `None` behind the last.
+    #[must_use]
+    pub fn next(&self, at: &mut Place) -> Option<Option<Cow<'_, Value>>> {
+        let here = match &self.present {
+            None if at.row < self.values.len() => true,
+            None => return None,
+            Some(present) => *present.get(at.row)?,
+        };
+        at.row += 1;
+        let value = at.value;
+        at.value += usize::from(here);
+        Some(here.then(|| self.values.peek(value)))
+    }
+
     /// Row by row.
     pub fn iter(&self) -> impl Iterator<Item = Option<Value>> {
-        let mut next = 0;
-        (0..self.len()).map(move |row| {
-            let here = self.present.as_ref().is_none_or(|present| present[row]);
-            next += usize::from(here);
-            here.then(|| self.values.get(next - 1))
-        })
+        let mut at = Place::default();
+        std::iter::from_fn(move || Some(self.next(&mut at)?.map(Cow::into_owned)))
+    }
+
+    /// What it takes in memory.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.values.bytes() + self.present.as_ref().map_or(0, Vec::len)
+    }
+
+    /// Feeds what is in it to a hash.
+    pub fn digest(&self, into: &mut impl Hasher) {
+        into.write_usize(self.len());
+        for &here in self.present.iter().flatten() {
+            into.write_u8(here.into());
+        }
+        for i in 0..self.values.len() {
+            let value = self.values.peek(i);
+            into.write_u8(kind(&value));
+            match &*value {
+                Value::Float(x) => into.write_u64(x.to_bits()),
+                Value::Integer(x) => into.write_i64(*x),
+                Value::Boolean(x) => into.write_u8((*x).into()),
+                Value::Text(x) => {
+                    into.write(x.as_bytes());
+                    into.write_u8(0xff); // in no text
+                }
+            }
+        }
     }
 
     fn presence(&mut self) -> &mut Vec<bool> {
         let rows = self.values.len();
         self.present.get_or_insert_with(|| vec![true; rows])
+    }
+}
+
+fn kind(value: &Value) -> u8 {
+    match value {
+        Value::Float(_) => 0,
+        Value::Integer(_) => 1,
+        Value::Boolean(_) => 2,
+        Value::Text(_) => 3,
     }
 }

@@ -14,7 +14,7 @@ use super::{Page, QueryError};
 use crate::store::engine::{DeviceRecord, SeriesRecord, Store};
 
 /// Devices that are looked through between two looks at the list of devices.
-const DEVICES_AT_ONCE: usize = 256;
+pub(super) const DEVICES_AT_ONCE: usize = 256;
 
 /// A path in which a segment `*` stands for any one name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +28,12 @@ impl FromStr for Pattern {
 }
 
 impl Pattern {
+    /// True if a source of this name may have what fits.
+    pub(super) fn may_be_of(&self, source: &str) -> bool {
+        let first = self.0.segments().next();
+        first.is_some_and(|first| first == "*" || first == source)
+    }
+
     /// The path above the first `*`: what is to be looked through.
     fn prefix(&self) -> &str {
         let text = self.0.as_str();

@@ -13,6 +13,7 @@ pub mod descriptors;
 pub mod devices;
 pub mod families;
 pub mod fleet;
+pub mod fleet_series;
 pub mod metrics;
 pub mod names;
 mod plan;

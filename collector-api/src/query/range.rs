@@ -14,6 +14,8 @@ use crate::store::rollup::Tier;
 
 /// Most samples that one question may make the store read: 50 paths at 1 s for four days, some seconds of work.
 pub const MAX_SAMPLES_READ: usize = 20_000_000;
+/// Most that the values of one answer may take in memory: a million numbers take 9 MB; only texts come here.
+pub const MAX_ANSWER_BYTES: usize = 64 << 20;
 /// Most samples in memory at a time: some 16 MB of numbers.
 const WINDOW_SAMPLES: usize = 1_000_000;
 /// Most rollups in memory at a time: some 20 MB.
@@ -65,11 +67,20 @@ pub struct SeriesAnswer {
 /// # Errors
 /// [`QueryError::NoDevice`], [`QueryError::NoMetric`], [`QueryError::TooManyPoints`], [`QueryError::Store`].
 pub fn series(store: &dyn Store, query: &SeriesQuery) -> Result<SeriesAnswer, QueryError> {
+    series_within(store, query, &mut 0)
+}
+
+/// Answers one of several queries that share a bound on what is read; `read` was before, and grows.
+pub(super) fn series_within(
+    store: &dyn Store,
+    query: &SeriesQuery,
+    read: &mut usize,
+) -> Result<SeriesAnswer, QueryError> {
     let known = find(store, query)?;
     let mut read = Reader {
         store,
         query,
-        read: 0,
+        read,
         width_ms: i64::MAX,
     };
     // What lies outside the kept samples needs no reading. One ms more: `to` is exclusive.
@@ -128,7 +139,7 @@ fn slowest_interval_ms(store: &dyn Store, query: &SeriesQuery) -> Result<i64, Qu
 struct Reader<'a> {
     store: &'a dyn Store,
     query: &'a SeriesQuery,
-    read: usize,
+    read: &'a mut usize,
     /// Width of the next window.
     width_ms: i64,
 }
@@ -177,8 +188,8 @@ impl Reader<'_> {
             let end = at.saturating_add(self.width_ms).min(to);
             match read(TimestampMs(at), TimestampMs(end)) {
                 Ok((found, count)) => {
-                    self.read += count;
-                    if self.read > MAX_SAMPLES_READ {
+                    *self.read += count;
+                    if *self.read > MAX_SAMPLES_READ {
                         return Err(QueryError::TooManyPoints(format!(
                             "more than {MAX_SAMPLES_READ} samples lie in this range; ask for a shorter one, for fewer paths, for a step of whole hours, or for a smaller limit"
                         )));
@@ -200,13 +211,27 @@ impl Reader<'_> {
 /// Reads `from ≤ t < to`, and says how much it was.
 type Read<'a, T> = dyn Fn(TimestampMs, TimestampMs) -> Result<(T, usize), StoreError> + 'a;
 
-fn check_points(rows: usize, columns: usize) -> Result<(), QueryError> {
+pub(super) fn check_points(rows: usize, columns: usize) -> Result<(), QueryError> {
     if rows.saturating_mul(columns) > MAX_POINTS {
         return Err(QueryError::TooManyPoints(format!(
             "{rows} rows of {columns} columns are more than {MAX_POINTS} points; ask for a shorter range, a longer step, fewer paths or aggregates, or a smaller limit"
         )));
     }
     Ok(())
+}
+
+pub(super) fn check_bytes(bytes: usize) -> Result<(), QueryError> {
+    if bytes > MAX_ANSWER_BYTES {
+        return Err(QueryError::TooManyPoints(format!(
+            "these texts have more than {} MiB; ask for a shorter range, fewer paths, or a smaller limit",
+            MAX_ANSWER_BYTES >> 20
+        )));
+    }
+    Ok(())
+}
+
+fn bytes(columns: &[Column]) -> usize {
+    columns.iter().map(Column::bytes).sum()
 }
 
 fn raw(read: &mut Reader<'_>, (oldest, newest): (i64, i64)) -> Result<SeriesAnswer, QueryError> {
@@ -223,6 +248,7 @@ fn raw(read: &mut Reader<'_>, (oldest, newest): (i64, i64)) -> Result<SeriesAnsw
         let (ranges, end) = read.samples(at, to, cap)?;
         merge(&ranges, query.limit + 1 - t.len(), &mut t, &mut columns);
         check_points(t.len().min(query.limit), width)?;
+        check_bytes(bytes(&columns))?;
         at = end;
     }
     let next = t.get(query.limit).map(|&next| TimestampMs(next));
@@ -274,7 +300,7 @@ fn stepped(read: &mut Reader<'_>, newest: i64, step_ms: i64) -> Result<SeriesAns
     let all = step::buckets(from, query.to.0, step_ms);
     let rows = usize::try_from(all).unwrap_or(usize::MAX).min(query.limit);
     check_points(rows, query.paths.len() * query.aggregates.len())?;
-    let t: Vec<_> = (0_i64..).map(|i| first + i * step_ms).take(rows).collect();
+    let t = step::starts(first, step_ms, rows);
     let end = t.last().map_or(first, |last| last.saturating_add(step_ms));
 
     let tier = plan::tier(read.store, step_ms, query.from.0);
@@ -315,11 +341,13 @@ fn stepped(read: &mut Reader<'_>, newest: i64, step_ms: i64) -> Result<SeriesAns
             }
         }
     }
+    let columns: Vec<_> = buckets.into_iter().flat_map(|b| b.finish(rows)).collect();
+    check_bytes(bytes(&columns))?;
     Ok(SeriesAnswer {
         step_ms: Some(step_ms),
         tier,
         t,
-        columns: buckets.into_iter().flat_map(|b| b.finish(rows)).collect(),
+        columns,
         next: (all > rows as u64).then_some(TimestampMs(end)),
     })
 }

@@ -30,6 +30,15 @@ pub fn floor(t_ms: i64, step_ms: i64) -> i64 {
     t_ms.saturating_sub(t_ms.rem_euclid(step_ms))
 }
 
+/// Starts of so many buckets, the first of which is `first_ms`.
+#[must_use]
+pub fn starts(first_ms: i64, step_ms: i64, count: usize) -> Vec<i64> {
+    (0_i64..)
+        .map(|i| first_ms + i * step_ms)
+        .take(count)
+        .collect()
+}
+
 /// The first multiple of the step that is not before `t_ms`.
 #[must_use]
 pub fn ceil(t_ms: i64, step_ms: i64) -> i64 {

@@ -16,6 +16,7 @@
 //! An integer series is a byte, 1 or 2: how often differences were taken; then n zigzag varints of what is left (differences wrap around).
 //! A tagged value is a byte and: 0 float, 8 bytes little-endian; 1 integer, zigzag varint; 2 false; 3 true; 4 text, varint length and bytes.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -96,6 +97,32 @@ impl Cells {
             Self::Integer(v) => Value::Integer(v[i]),
             Self::Boolean(v) => Value::Boolean(v[i]),
             Self::Mixed(v) => v[i].clone(),
+        }
+    }
+
+    /// As [`get`](Self::get), without a copy of a text.
+    #[must_use]
+    pub fn peek(&self, i: usize) -> Cow<'_, Value> {
+        match self {
+            Self::Mixed(v) => Cow::Borrowed(&v[i]),
+            typed => Cow::Owned(typed.get(i)),
+        }
+    }
+
+    /// What the values take in memory; room that is kept for more is not counted.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Float(v) => size_of_val(&v[..]),
+            Self::Integer(v) => size_of_val(&v[..]),
+            Self::Boolean(v) => size_of_val(&v[..]),
+            Self::Mixed(v) => {
+                let texts = v.iter().map(|value| match value {
+                    Value::Text(text) => text.len(),
+                    _ => 0,
+                });
+                size_of_val(&v[..]) + texts.sum::<usize>()
+            }
         }
     }
 

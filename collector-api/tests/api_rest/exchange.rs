@@ -378,6 +378,26 @@ fn a_connection_that_asks_nothing_is_closed() {
 }
 
 #[test]
+fn a_body_that_does_not_come_is_408() {
+    let collector = Collector::start();
+    let url = "/prometheus/api/v1/query";
+    let mut stream = TcpStream::connect(collector.addr).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    let head = format!(
+        "POST {url} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 9\r\ncontent-type: application/x-www-form-urlencoded\r\n\r\n"
+    );
+    stream.write_all(format!("{head}query").as_bytes()).unwrap();
+    let begin = Instant::now();
+    let answer = read_answer("POST", &mut stream);
+    let body = problem(&answer, 408, "request-timeout", url);
+    assert!(body["detail"].as_str().unwrap().contains("10s"), "{body}");
+    assert!(begin.elapsed() >= Duration::from_secs(9));
+    assert_eq!(collector.get("/livez").status, 200);
+}
+
+#[test]
 fn what_is_no_http_is_refused_and_ends_nothing_else() {
     let collector = Collector::start();
     for (bytes, status) in [

@@ -465,6 +465,26 @@ fn what_goes_wrong_is_described() {
             "/api/v1/latest?path=/*/utilization&limit=1",
             200,
         ),
+        (
+            "getFleetSeries",
+            "/api/v1/series?path=/*/utilization&path=/gpu/*/*&step=1m&agg=last,count&limit=2",
+            200,
+        ),
+        (
+            "getFleetSeries",
+            "/api/v1/series?path=/cpu/utilization",
+            400,
+        ),
+        (
+            "getFleetSeries",
+            "/api/v1/series?path=/cpu/utilization&from=0&step=1s",
+            422,
+        ),
+        (
+            "getFleetSeries",
+            "/api/v1/series?path=/a&from=0&to=60&step=1s",
+            500,
+        ),
         ("followEvents", "/api/v1/events?min_interval=1ms", 400),
         ("listDeadLetters", "/api/v1/dead-letters", 200),
         ("getDeadLetter", "/api/v1/dead-letters/99", 404),

@@ -377,6 +377,14 @@ impl Collector {
         collector
     }
 
+    /// With another bound on the memory for long answers, too.
+    pub(crate) fn with_room(bytes: usize, set_up: impl FnOnce(Server) -> Server) -> Self {
+        let mut collector = Self::build(None, set_up);
+        collector.api = collector.api.take().map(|api| api.with_room(bytes));
+        collector.open();
+        collector
+    }
+
     /// One whose store is being opened.
     pub(crate) fn opening(token: Option<&str>) -> Self {
         Self::build(token, |server| server)
@@ -532,11 +540,17 @@ pub(crate) fn read_answer(method: &str, stream: &mut TcpStream) -> Answer {
         line.split_once(": ")
             .map(|(n, v)| (n.to_ascii_lowercase(), v.to_owned()))
     };
-    let answer = Answer {
+    let mut answer = Answer {
         status,
         headers: lines.filter_map(header).collect(),
         body: bytes[end + 4..].to_vec(),
     };
+    if answer.header("transfer-encoding") == Some("chunked") {
+        if method != "HEAD" {
+            answer.body = joined(&answer.body).expect("the last chunk");
+        }
+        return answer;
+    }
     if method != "HEAD" && ![204, 304].contains(&status) {
         let length = answer
             .header("content-length")
@@ -546,4 +560,21 @@ pub(crate) fn read_answer(method: &str, stream: &mut TcpStream) -> Answer {
         assert_eq!(length, answer.body.len());
     }
     answer
+}
+
+/// What came in chunks; `None` if it broke off.
+pub(crate) fn joined(mut chunks: &[u8]) -> Option<Vec<u8>> {
+    let mut whole = Vec::new();
+    loop {
+        let end = chunks.windows(2).position(|w| w == b"\r\n")?;
+        let length = std::str::from_utf8(&chunks[..end]).unwrap();
+        let length = usize::from_str_radix(length, 16).unwrap();
+        chunks = &chunks[end + 2..];
+        if length == 0 {
+            assert_eq!(chunks, b"\r\n");
+            return Some(whole);
+        }
+        whole.extend_from_slice(chunks.get(..length)?);
+        chunks = chunks[length..].strip_prefix(b"\r\n")?;
+    }
 }

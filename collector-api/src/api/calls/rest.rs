@@ -6,7 +6,7 @@ use devmon_core::wire::{Reason, labels};
 use super::super::endpoints::{self, Handler};
 use super::super::params::{LIST_LIMIT, MAX_DEVICES, MAX_PATHS, POINTS, ROWS_LIMIT};
 use super::super::problem::Kind;
-use super::super::{events, reply};
+use super::super::{events, reply, series};
 use super::{
     Access, Answer, Body, CURSOR, DEVICE, DEVICES, DURATION, Form, GET, Header, OK, Operation,
     PATH, PREFIX, Param, Route, SchemaOf, Shape, TIME, Verb,
@@ -55,6 +55,46 @@ const BELOW: Param = Param::new(
     "A path: it and all below it. /disk takes /disk/used, not /diskette.",
 )
 .such_as("/cpu");
+
+const FROM: Param = Param::new(
+    "from",
+    TIME,
+    "The begin: RFC 3339, unix seconds (up to 11 digits), unix milliseconds (from 12 digits on), now, or before now (-6h). Default: an hour before to.",
+)
+.such_as("-6h");
+const TO: Param = Param::new(
+    "to",
+    TIME,
+    "The end, which is not part of the range; forms as of from. Default: now.",
+)
+.such_as("now");
+const STEP: Param = Param::new(
+    "step",
+    DURATION,
+    "Length of a bucket: 1 ms to 3650d; a plain number is milliseconds.",
+)
+.such_as("60s");
+const AT_MOST: Param = Param::new(
+    "points",
+    Shape::Whole(*POINTS.start(), *POINTS.end(), None),
+    "Instead of step: at most so many buckets, of a round length.",
+);
+const AGG: Param = Param::new(
+    "agg",
+    Shape::Words(|| Aggregate::ALL.map(Aggregate::as_str).to_vec()),
+    "With step or points: what is made of the samples of a bucket; each is a column. Default: avg. rate is the increase of a counter per second.",
+)
+.once_each()
+.such_as("avg");
+const ON_EVERY_DEVICE: Param = Param::new(
+    "path",
+    PATH,
+    "Which metrics: a path, in which a segment * stands for any one name.",
+)
+.needed()
+.up_to(MAX_PATHS)
+.once_each()
+.such_as("/cpu/utilization");
 
 const ORDER: &str = "What they are sorted by, the largest first with a - before it; of equals, the name decides. Only the order by name loses none and repeats none when a field changes from page to page.";
 /// Fields in the order of the JSON form, a header row; of series a column t and one for each path, or avg(path) for each of its aggregates.
@@ -222,7 +262,7 @@ pub(super) static ROUTES: &[Route] = &[
         path: "/api/v1/devices/{device}/series",
         access: Access::Token,
         calls: &[Operation {
-            handler: Handler::Store(endpoints::series),
+            handler: Handler::Large(series::of_device),
             id: "getSeries",
             summary: "Metrics of a device over time, as columns.",
             about: "Without step and points every stored sample, exactly, on the union of the paths' timestamps; null is a gap. With a step, buckets start at its multiples since the epoch. \
@@ -230,26 +270,11 @@ pub(super) static ROUTES: &[Route] = &[
             params: &[
                 DEVICE_ID,
                 Param::new("path", PATH, "Which metrics; a segment * stands for any one name. All that fit are 50 at most.").needed().up_to(MAX_PATHS).once_each().such_as("/cpu/utilization"),
-                Param::new(
-                    "from",
-                    TIME,
-                    "The begin: RFC 3339, unix seconds (up to 11 digits), unix milliseconds (from 12 digits on), now, or before now (-6h). Default: an hour before to.",
-                )
-                .such_as("-6h"),
-                Param::new("to", TIME, "The end, which is not part of the range; forms as of from. Default: now.").such_as("now"),
-                Param::new("step", DURATION, "Length of a bucket: 1 ms to 3650d; a plain number is milliseconds.").such_as("60s"),
-                Param::new(
-                    "points",
-                    Shape::Whole(*POINTS.start(), *POINTS.end(), None),
-                    "Instead of step: at most so many buckets, of a round length.",
-                ),
-                Param::new(
-                    "agg",
-                    Shape::Words(|| Aggregate::ALL.map(Aggregate::as_str).to_vec()),
-                    "With step or points: what is made of the samples of a bucket; each is a column. Default: avg. rate is the increase of a counter per second.",
-                )
-                .once_each()
-                .such_as("avg"),
+                FROM,
+                TO,
+                STEP,
+                AT_MOST,
+                AGG,
                 Param::new(
                     "limit",
                     Shape::Whole(1, ROWS_LIMIT.1 as u64, Some(ROWS_LIMIT.0 as u64)),
@@ -278,10 +303,7 @@ pub(super) static ROUTES: &[Route] = &[
             summary: "The newest values of the same metrics over all devices, sorted by device and path.",
             about: "status is that of the device.",
             params: &[
-                Param::new("path", PATH, "Which metrics: a path, in which a segment * stands for any one name.")
-                    .needed()
-                    .up_to(MAX_PATHS).once_each()
-                    .such_as("/cpu/utilization"),
+                ON_EVERY_DEVICE,
                 IDS,
                 PART_OF_ID,
                 STATUS,
@@ -297,6 +319,42 @@ pub(super) static ROUTES: &[Route] = &[
                 ..OK
             }],
             example: "?path=/cpu/utilization&path=/disk/*/utilization",
+            ..GET
+        }],
+    },
+    Route {
+        path: "/api/v1/series",
+        access: Access::Token,
+        calls: &[Operation {
+            handler: Handler::Large(series::of_fleet),
+            id: "getFleetSeries",
+            summary: "The same metrics of many devices over time, as columns that share their times.",
+            about: "step or points is needed: devices share no times but those of buckets. Sorted by device, path and aggregate. A page has the whole range, and next_cursor leads to more series; it ends \
+                    early where it would have more than 1000000 points, or need more than 20000000 samples. With points, no bucket is shorter than the interval of the slowest source, of all these \
+                    devices, that may have such metrics. All else is as with the series of one device.",
+            params: &[
+                ON_EVERY_DEVICE,
+                IDS,
+                PART_OF_ID,
+                STATUS,
+                WITH_LABEL,
+                FROM,
+                TO,
+                STEP,
+                AT_MOST,
+                AGG,
+                Param::new("limit", Shape::Whole(1, LIST_LIMIT.1 as u64, Some(LIST_LIMIT.0 as u64)), "Most series of a page."),
+                NEXT,
+            ],
+            answers: &[Answer {
+                about: "A page of series: times t, and a column v for each device, path and aggregate. As CSV a row for each device, path and time: device, path, t, a cell for each aggregate.",
+                forms: &[json(|g| g.subschema_for::<reply::FleetSeries<'static>>()), CSV],
+                headers: &[Header::ETag, Header::Link],
+                example: r#"{"from":1795450000000,"to":1795450120000,"step_ms":60000,"tier":"raw","t":[1795449960000,1795450020000,1795450080000],"series":[{"device":"edge_device_01","path":"/cpu/utilization","unit":"1","kind":"gauge","agg":"avg","v":[0.125,null,0.25]}],"next_cursor":null}"#,
+                ..OK
+            }],
+            problems: &[Kind::InvalidParameter, Kind::TooManyPoints],
+            example: "?path=/cpu/utilization&from=-6h&step=5m",
             ..GET
         }],
     },

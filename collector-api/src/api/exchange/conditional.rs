@@ -1,6 +1,6 @@
 //! Whether the caller has the answer already (RFC 9110 section 13). Saves the way, not the work: the answer is made first.
 //!
-//! An answer that may be kept gets a weak `ETag` made of its bytes, unless it has one: weak, for it is the same in every coding.
+//! An answer that may be kept gets a weak `ETag` made of its bytes, unless it has one: weak, for it is the same in every coding. A stream has one of its own, or none.
 
 use std::hash::{DefaultHasher, Hasher as _};
 
@@ -24,14 +24,26 @@ pub(super) fn check(asked: &Asked, mut answer: Response<Bytes>) -> Response<Byte
     {
         answer.headers_mut().insert(ETAG, tag);
     }
-    if is_known(&asked.headers, answer.headers()) {
-        *answer.status_mut() = StatusCode::NOT_MODIFIED;
-        *answer.body_mut() = Bytes::new();
-        for name in [CONTENT_TYPE, CONTENT_LENGTH] {
-            answer.headers_mut().remove(name);
-        }
+    match unchanged(asked, &answer) {
+        Some(unchanged) => unchanged,
+        None => answer,
     }
-    answer
+}
+
+/// The answer 304 to whom has this answer, which has a tag.
+pub(super) fn unchanged<B>(asked: &Asked, answer: &Response<B>) -> Option<Response<Bytes>> {
+    let known = asked.reads()
+        && answer.status() == StatusCode::OK
+        && is_known(&asked.headers, answer.headers());
+    known.then(|| {
+        let mut unchanged = Response::new(Bytes::new());
+        *unchanged.status_mut() = StatusCode::NOT_MODIFIED;
+        *unchanged.headers_mut() = answer.headers().clone();
+        for name in [CONTENT_TYPE, CONTENT_LENGTH] {
+            unchanged.headers_mut().remove(name);
+        }
+        unchanged
+    })
 }
 
 /// Of 64 bits: two answers of one address that are alike in them do not happen in the life of a machine.

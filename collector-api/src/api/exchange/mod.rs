@@ -2,7 +2,7 @@
 //!
 //! In: an id ([`request_id`]), a word to whom has no place ([`Refusal`]), bounds on the head ([`limits`]), preflights of browsers ([`cors`]). Out: an error always as a problem
 //! document, a form that the caller takes, an `ETag` and the answer 304 ([`conditional`]), compression ([`coding`]), what other origins may read. An answer whose length is
-//! not known beforehand is a stream: it stays one, and has no `ETag`.
+//! not known beforehand is a stream: it stays one, has an `ETag` only if its endpoint made one, and is gzip at best.
 //!
 //! Left to others: methods, the token, bodies and the route (`routes`), connections and their timeouts (`server`).
 
@@ -135,6 +135,9 @@ impl Exchange {
             vary(answer.headers_mut(), "accept-encoding");
         }
         if answer.body().size_hint().exact().is_none() {
+            if let Some(unchanged) = conditional::unchanged(asked, &answer) {
+                return unchanged.map(whole);
+            }
             if codes && coding::takes_gzip(&asked.headers) {
                 coding::mark(answer.headers_mut(), coding::Coding::Gzip);
                 return answer.map(|body| Either::Right(Either::Right(CodedStream::new(body))));

@@ -1,39 +1,30 @@
 //! What a caller asks: query strings and path segments, checked once and typed ever after. Every mistake names its parameter.
 
+mod series;
+
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use devmon_core::MetricPath;
-use devmon_core::config::{DurationText, nearest};
-use devmon_core::wire::{DeviceId, TimestampMs, labels};
+use devmon_core::config::nearest;
+use devmon_core::wire::{DeviceId, labels};
 
 use super::page::Cursor;
 use super::problem::Problem;
-use super::time;
 use crate::events::DevicePattern;
-use crate::query::aggregate::Aggregate;
 use crate::query::devices::{DeviceFilter, Status};
 use crate::query::fleet::Pattern;
-use crate::query::range::{Resolution, SeriesQuery};
 use crate::query::sort::{Place, Sort};
+pub(super) use series::{POINTS, ROWS_LIMIT};
 
 /// Page length of lists: default and maximum.
 pub(super) const LIST_LIMIT: (usize, usize) = (100, 1_000);
-/// Rows of a page of series: default and maximum.
-pub(super) const ROWS_LIMIT: (usize, usize) = (10_000, 100_000);
 /// Most paths of one series call: more lines than a chart can tell apart.
 pub(super) const MAX_PATHS: usize = 50;
 /// Most ids of devices, or patterns of them, in one call.
 pub(super) const MAX_DEVICES: usize = 1_000;
-/// Longest step: ten years.
-const MAX_STEP_MS: u64 = 3_650 * 86_400_000;
 /// Parameters that may stand several times.
 const REPEATED: [&str; 3] = ["path", "device", "label"];
-/// What comes later than this is rare: a device that was without a network for hours. The store merges such samples in one go (`archive_late_after`).
-const LATE_MS: i64 = 6 * 3_600_000;
-pub(super) const POINTS: RangeInclusive<u64> = 2..=10_000;
-/// Range without `from`.
-const DEFAULT_RANGE_MS: i64 = 3_600_000;
 
 /// The parameters of a query string, decoded, each known to the endpoint.
 #[derive(Debug, Clone, Default)]
@@ -219,69 +210,6 @@ impl Params {
         place.map(Some).ok_or_else(bad_cursor)
     }
 
-    /// All that a series call asks.
-    ///
-    /// # Errors
-    /// For the first parameter that is malformed, missing, or does not go with another.
-    pub fn series(&self, device: &DeviceId, now: TimestampMs) -> Result<SeriesQuery, Problem> {
-        let paths = self.paths()?;
-        let at = |name: &str| {
-            let parse = |text| time::parse(text, now).map_err(|e| Problem::parameter(name, e));
-            self.get(name).map(parse).transpose()
-        };
-        let to = at("to")?.unwrap_or(now);
-        let from = at("from")?.unwrap_or(TimestampMs(to.0.saturating_sub(DEFAULT_RANGE_MS)));
-        if from > to {
-            return Err(Problem::parameter(
-                "from",
-                format!("{from} lies after to, which is {to}"),
-            ));
-        }
-        let (resolution, aggregates) = self.resolution()?;
-        let mut query = SeriesQuery {
-            device: device.to_string(),
-            paths,
-            from,
-            to,
-            resolution,
-            aggregates,
-            limit: self.limit(ROWS_LIMIT)?,
-            start: None,
-        };
-        match self.cursor()? {
-            None => {}
-            Some(Cursor::Series {
-                next,
-                from,
-                to,
-                step_ms,
-            }) => {
-                query.resolution = match (query.resolution, step_ms) {
-                    (Resolution::Raw, None) => Resolution::Raw,
-                    (Resolution::Step(_) | Resolution::Points(_), Some(ms)) => Resolution::Step(ms),
-                    _ => {
-                        return Err(Problem::parameter(
-                            "cursor",
-                            "belongs to a call with other parameters",
-                        ));
-                    }
-                };
-                (query.from, query.to, query.start) = (from, to, Some(next));
-            }
-            Some(_) => return Err(bad_cursor()),
-        }
-        Ok(query)
-    }
-
-    /// True if a range of series is over and fixed: named by times that do not move, and with an end behind which little comes.
-    #[must_use]
-    pub fn is_closed(&self, to: TimestampMs, now: TimestampMs) -> bool {
-        let fixed = |text: &str| !text.starts_with('-') && text != "now";
-        // A cursor holds the times.
-        let named = self.get("to").is_some_and(fixed) && self.get("from").is_none_or(fixed);
-        (named || self.get("cursor").is_some()) && now.since(to) >= LATE_MS
-    }
-
     /// Patterns of paths, as many as a series call may name.
     ///
     /// # Errors
@@ -310,44 +238,6 @@ impl Params {
                 format!("{n} paths; the most is {MAX_PATHS}"),
             )),
         }
-    }
-
-    fn resolution(&self) -> Result<(Resolution, Vec<Aggregate>), Problem> {
-        let named = self.aggregates()?;
-        let resolution = match (self.get("step"), self.get("points")) {
-            (Some(_), Some(_)) => {
-                return Err(Problem::parameter(
-                    "points",
-                    "does not go with step; give one of them",
-                ));
-            }
-            (Some(text), None) => Resolution::Step(step(text)?),
-            (None, Some(text)) => Resolution::Points(whole("points", text, &POINTS)?),
-            (None, None) if named.is_some() => {
-                return Err(Problem::parameter(
-                    "agg",
-                    "needs step or points: raw samples are not aggregated",
-                ));
-            }
-            (None, None) => return Ok((Resolution::Raw, Vec::new())),
-        };
-        Ok((resolution, named.unwrap_or_else(|| vec![Aggregate::Avg])))
-    }
-
-    /// The aggregates asked for, separated by commas.
-    fn aggregates(&self) -> Result<Option<Vec<Aggregate>>, Problem> {
-        let Some(text) = self.get("agg") else {
-            return Ok(None);
-        };
-        let mut aggregates = Vec::new();
-        for name in text.split(',') {
-            let found = word("agg", name, &Aggregate::ALL, Aggregate::as_str)?;
-            if aggregates.contains(&found) {
-                return Err(Problem::parameter("agg", format!("{name} stands twice")));
-            }
-            aggregates.push(found);
-        }
-        Ok(Some(aggregates))
     }
 }
 
@@ -402,25 +292,6 @@ fn whole(name: &str, text: &str, range: &RangeInclusive<u64>) -> Result<u64, Pro
         )),
         _ => wrong(format!("{text:?} is not a whole number")),
     }
-}
-
-fn step(text: &str) -> Result<i64, Problem> {
-    let wrong = |detail: &str| Problem::parameter("step", format!("{text:?} {detail}"));
-    let ms = match text.parse::<u64>() {
-        Ok(ms) => ms,
-        Err(_) => match text.parse::<DurationText>() {
-            Ok(duration) => u64::try_from(duration.0.as_millis()).unwrap_or(u64::MAX),
-            Err(_) => {
-                return Err(wrong(
-                    "is no step; write 10s, 1m, 6h, or plain milliseconds",
-                ));
-            }
-        },
-    };
-    if !(1..=MAX_STEP_MS).contains(&ms) {
-        return Err(wrong("is out of range; 1 ms to 3650d"));
-    }
-    i64::try_from(ms).map_err(|_| wrong("is out of range"))
 }
 
 fn metric_path(name: &str, text: &str) -> Result<MetricPath, Problem> {
