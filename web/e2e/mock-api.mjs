@@ -49,7 +49,9 @@ function route(url, control) {
   if (id === undefined) {
     const q = (query.get("q") ?? "").toLowerCase();
     const status = query.get("status");
-    return page(fleet.filter((device) => device.id.includes(q) && (status === null || device.status === status)), query);
+    const labels = query.getAll("label").map((text) => text.split(":"));
+    const labelled = (device) => labels.every(([name, value]) => name in device.labels && (value === undefined || device.labels[name] === value));
+    return page(fleet.filter((device) => device.id.includes(q) && labelled(device) && (status === null || device.status === status)), query);
   }
   const i = deviceOf(id);
   if (i === null || control.empty) throw new Refusal(404, "not-found", "Not found", `no device ${id}`);

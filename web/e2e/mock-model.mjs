@@ -36,6 +36,7 @@ export function summaryOf(i, now) {
     sources: sourcesOf(i, now).length,
     metrics: metricsOf(i).length,
     problems: FAILING.has(i) ? 1 : 0,
+    labels: i % 3 === 0 ? { site: "berlin", rack: String(i % 7) } : {},
   };
 }
 

@@ -35,13 +35,27 @@ export const pageChecks = [
     name: "search and status filter narrow the list and live in the address",
     run: async ({ page, url }) => {
       await page.goto(url);
-      await page.getByRole("searchbox", { name: "Search devices by id" }).fill("EDGE_01");
+      await page.getByRole("searchbox", { name: "Search devices by id or label" }).fill("EDGE_01");
       await until("ten found", async () => (await rows(page).count()) === 10);
       assert.match(page.url(), /q=EDGE_01/);
       await page.getByTestId("fleet-summary").getByRole("button", { name: /offline/ }).click();
       await until("one offline among them", async () => (await rows(page).count()) === 1);
       await page.goBack();
       await until("ten again", async () => (await rows(page).count()) === 10);
+    },
+  },
+  {
+    name: "labels are shown, and devices found by them",
+    run: async ({ page, url }) => {
+      await page.goto(url);
+      await rows(page).first().waitFor();
+      await page.getByRole("searchbox", { name: "Search devices by id or label" }).fill("site=berlin rack= edge_01");
+      await until("three found", async () => (await rows(page).count()) === 3);
+      assert.deepEqual(await rows(page).first().locator(".label").allInnerTexts(), ["rack=5", "site=berlin"]);
+      await rows(page).first().click();
+      const labels = page.getByRole("list", { name: "Labels" });
+      await labels.waitFor();
+      assert.deepEqual(await labels.getByRole("listitem").allInnerTexts(), ["rack=5", "site=berlin"]);
     },
   },
   {

@@ -1,12 +1,14 @@
 // The calls of docs/rest-api.md that the dashboard makes, typed, one function each.
 // Promises: no state, no retries; every call can be aborted.
 import { getJson, segment } from "./client";
+import { parseSearch } from "./search";
 import type { Aggregate, DeviceDetail, DeviceStatus, DeviceSummary, LatestReply, MetricInfo, Page, SeriesReply, StatusReply } from "./types";
 
 export interface DevicesQuery {
   limit: number;
   cursor?: string | null;
-  q?: string;
+  /** As typed: text of the id, and labels as `name=value`. */
+  search?: string;
   status?: DeviceStatus | "";
 }
 
@@ -23,7 +25,8 @@ export interface SeriesQuery {
 
 export const getStatus = (signal: AbortSignal) => getJson<StatusReply>("/status", {}, signal);
 
-export const getDevices = (query: DevicesQuery, signal: AbortSignal) => getJson<Page<DeviceSummary>>("/devices", { ...query }, signal);
+export const getDevices = ({ search, ...query }: DevicesQuery, signal: AbortSignal) =>
+  getJson<Page<DeviceSummary>>("/devices", { ...query, ...parseSearch(search ?? "") }, signal);
 
 export const getDevice = (id: string, signal: AbortSignal) => getJson<DeviceDetail>(`/devices/${segment(id)}`, {}, signal);
 

@@ -22,6 +22,7 @@ export interface DeviceSummary {
   sources: number;
   metrics: number;
   problems: number;
+  labels: Record<string, string>;
 }
 
 export interface Source {
@@ -50,6 +51,7 @@ export interface DeviceDetail {
   sources_count: number;
   metrics: number;
   problems: number;
+  labels: Record<string, string>;
   /** `null` for a publisher that sends no `about` message; so is `host`. */
   agent: { version: string } | null;
   host: Partial<HostFacts> | null;

@@ -58,7 +58,7 @@ async function loadPages(q: string, status: "" | DeviceSummary["status"], wanted
   const items: DeviceSummary[] = [];
   let nextCursor: string | null = null;
   for (const limit of pageSizes(wanted)) {
-    const page = await getDevices({ limit, cursor: nextCursor, q, status }, signal);
+    const page = await getDevices({ limit, cursor: nextCursor, search: q, status }, signal);
     items.push(...page.items);
     nextCursor = page.next_cursor;
     if (nextCursor === null) break;
@@ -68,7 +68,7 @@ async function loadPages(q: string, status: "" | DeviceSummary["status"], wanted
 
 async function loadIll(q: string, signal: AbortSignal): Promise<DeviceSummary[]> {
   const pages = await Promise.all(
-    (["offline", "stale"] as const).map((status) => getDevices({ limit: PAGE, q, status }, signal)),
+    (["offline", "stale"] as const).map((status) => getDevices({ limit: PAGE, search: q, status }, signal)),
   );
   return pages.flatMap((page) => page.items);
 }
@@ -80,7 +80,7 @@ export async function loadMoreDevices(): Promise<void> {
   setState({ fleet: { ...fleet, loadingMore: true } });
   try {
     const { q, status } = getState().url;
-    const page = await getDevices({ limit: PAGE, cursor: fleet.nextCursor, q, status }, new AbortController().signal);
+    const page = await getDevices({ limit: PAGE, cursor: fleet.nextCursor, search: q, status }, new AbortController().signal);
     const current = getState().fleet;
     if (current === null || current.q !== q || current.status !== status) return;
     const known = new Set(current.items.map((device) => device.id));

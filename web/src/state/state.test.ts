@@ -37,7 +37,7 @@ describe("url", () => {
   });
 });
 
-const device = (id: string, change: Partial<DeviceSummary> = {}): DeviceSummary => ({ id, status: "online", first_seen: 0, last_seen: 0, sources: 1, metrics: 1, problems: 0, ...change });
+const device = (id: string, change: Partial<DeviceSummary> = {}): DeviceSummary => ({ id, status: "online", first_seen: 0, last_seen: 0, sources: 1, metrics: 1, problems: 0, labels: {}, ...change });
 
 describe("fleet", () => {
   it("merges pages without doubles, the later answer winning", () => {

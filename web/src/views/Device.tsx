@@ -1,6 +1,7 @@
 // One device: what it is, how it is, its sources, its tree, and the chart of what is selected.
 import { openFleet } from "../state/actions";
 import { useApp } from "../state/store";
+import { formatLabels } from "../api/search";
 import type { DeviceDetail } from "../api/types";
 import { now } from "../time/clock";
 import { formatSeconds } from "../format/value";
@@ -32,6 +33,7 @@ export function Device({ id }: { id: string }) {
             </span>
           </p>
         )}
+        {detail !== null && <Labels labels={detail.labels} />}
         {detail !== null && <Facts detail={detail} />}
       </header>
       {detail === null || device === null ? (
@@ -47,6 +49,20 @@ export function Device({ id }: { id: string }) {
         </>
       )}
     </section>
+  );
+}
+
+function Labels({ labels }: { labels: Record<string, string> }) {
+  const all = formatLabels(labels);
+  if (all.length === 0) return null;
+  return (
+    <ul className="labels" aria-label="Labels">
+      {all.map((label) => (
+        <li key={label} className="label">
+          {label}
+        </li>
+      ))}
+    </ul>
   );
 }
 

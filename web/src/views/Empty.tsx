@@ -29,7 +29,7 @@ export function NothingFound() {
   return (
     <div className="card empty">
       <h2>
-        No {status === "" ? "" : `${status} `}device{q === "" ? "" : ` whose id contains “${q}”`}
+        No {status === "" ? "" : `${status} `}device{q === "" ? "" : ` that fits “${q}”`}
       </h2>
       <button type="button" onClick={clear}>
         Show all devices

@@ -106,7 +106,7 @@ function Filters() {
   }, [text, q]);
   return (
     <div className="filters">
-      <input type="search" aria-label="Search devices by id" placeholder="Search devices" value={text} onChange={(event) => setText(event.target.value)} autoComplete="off" spellCheck={false} />
+      <input type="search" aria-label="Search devices by id or label" placeholder="Id or label=value" value={text} onChange={(event) => setText(event.target.value)} autoComplete="off" spellCheck={false} />
       <select aria-label="Filter by status" value={status} onChange={(event) => filterStatus(event.target.value as DeviceStatus | "")}>
         <option value="">All statuses</option>
         <option value="online">Online</option>
