@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use warp::filters::BoxedFilter;
 use warp::http::Method;
-use warp::http::header::{AUTHORIZATION, HOST, HeaderMap};
+use warp::http::header::{AUTHORIZATION, HOST, HeaderMap, ORIGIN};
 use warp::hyper::body::Bytes;
 use warp::path::FullPath;
 use warp::reply::Response;
@@ -16,6 +16,7 @@ use warp::{Filter, Reply};
 use super::body::{self, Sent};
 use super::calls::{Access, Operation, Route, Verb};
 use super::endpoints::{Call, Handler};
+use super::exchange::cors::Origins;
 use super::params::Segment;
 use super::patience::Line;
 use super::problem::{Kind, Problem};
@@ -32,12 +33,13 @@ const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 /// Longest body of a call: a form eight times the longest query, a patch five times what all labels take.
 const MAX_BODY_BYTES: usize = 64 << 10;
 
-/// The whole HTTP surface as a filter that answers every call.
-pub fn routes(front: Arc<Front>) -> BoxedFilter<(Response,)> {
+/// The whole HTTP surface as a filter that answers every call. Without a token, web pages of `origins` may ask, and those of this machine.
+pub fn routes(front: Arc<Front>, origins: Origins) -> BoxedFilter<(Response,)> {
     let desk = Arc::new(Desk {
         front,
         calls: Arc::new(Semaphore::new(CALLS_AT_ONCE)),
         probes: Arc::new(Semaphore::new(PROBES_AT_ONCE)),
+        origins,
     });
     call()
         .and(warp::body::stream())
@@ -79,6 +81,8 @@ struct Desk {
     front: Arc<Front>,
     calls: Arc<Semaphore>,
     probes: Arc<Semaphore>,
+    /// Whose web pages may ask without a token.
+    origins: Origins,
 }
 
 fn call() -> impl Filter<Extract = (Call,), Error = Infallible> + Clone {
@@ -126,7 +130,10 @@ async fn work(desk: &Desk, mut call: Call, body: impl Sent) -> Result<Response, 
     match (route.access, &desk.front.token) {
         (Access::Everybody, _) => {}
         (Access::Token, Some(token)) => authorize(&call.headers, token)?,
-        (Access::Token, None) => check_host(&call.headers)?,
+        (Access::Token, None) => {
+            check_host(&call.headers)?;
+            check_page(&call.headers, &desk.origins)?;
+        }
     }
     let operation = operation(route, &call, &desk.front)?;
     match operation.body {
@@ -214,23 +221,57 @@ fn check_host(headers: &HeaderMap) -> Result<(), Problem> {
         return Ok(()); // no browser leaves it out
     };
     let text = String::from_utf8_lossy(host.as_bytes()).to_ascii_lowercase();
-    let name = match text.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
-        _ => text.as_str(),
-    };
-    let address = name.trim_start_matches('[').trim_end_matches(']');
-    let loopback = address
-        .parse()
-        .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
-    if loopback || name == "localhost" || name.ends_with(".localhost") {
+    if is_here(&text) {
         return Ok(());
     }
     Err(Problem::new(
         Kind::Misdirected,
         format!(
-            "without a token the API answers to localhost only, not to {name:?}; set api_token_file to be reached by other names"
+            "without a token the API answers to localhost only, not to {text:?}; set api_token_file to be reached by other names"
         ),
     ))
+}
+
+/// Nor may a web page of elsewhere make a browser here ask by this machine's own name: it could not read the answer, but have the collector work for it. Fetch Metadata (W3C) and `Origin`
+/// say whose page it is; what is no browser sends neither.
+fn check_page(headers: &HeaderMap, origins: &Origins) -> Result<(), Problem> {
+    let whose = match headers.get(ORIGIN) {
+        Some(_) if origins.has(headers).is_some() => return Ok(()),
+        Some(origin) => {
+            let text = String::from_utf8_lossy(origin.as_bytes()).to_ascii_lowercase();
+            let host = text.split_once("://").map_or("", |(_, host)| host);
+            if is_here(host) {
+                return Ok(());
+            }
+            text
+        }
+        None if headers
+            .get("sec-fetch-site")
+            .is_some_and(|site| site == "cross-site") =>
+        {
+            "another site".to_owned()
+        }
+        None => return Ok(()),
+    };
+    Err(Problem::new(
+        Kind::Misdirected,
+        format!(
+            "without a token the API does not answer to web pages of {whose:?}; name their origin in http_cors_origins, or set api_token_file"
+        ),
+    ))
+}
+
+/// Whether host and port are this machine by name or address.
+fn is_here(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    let loopback = address
+        .parse()
+        .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
+    loopback || name == "localhost" || name.ends_with(".localhost")
 }
 
 /// Compares in a time that depends on the lengths only, so that a token can not be found byte by byte.

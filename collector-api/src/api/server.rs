@@ -112,8 +112,11 @@ impl Server {
     /// Answers calls until `shutdown` becomes true, then finishes those that are being answered, for 5 s at most.
     pub async fn run(self, front: Arc<Front>, mut shutdown: watch::Receiver<bool>) {
         let shared = Arc::new(Shared {
+            routes: TowerToHyperService::new(warp::service(routes::routes(
+                front.clone(),
+                self.origins.clone(),
+            ))),
             exchange: Exchange::new(self.origins),
-            routes: TowerToHyperService::new(warp::service(routes::routes(front.clone()))),
             patience: self.patience,
             places: Places::new(self.connections, self.connections_per_address),
         });

@@ -48,15 +48,27 @@ pub fn ceil(t_ms: i64, step_ms: i64) -> i64 {
     }
 }
 
-/// The smallest readable step, not below `at_least_ms`, with which the range touches at most `points` (≥ 2) buckets.
+/// A readable step, not below `at_least_ms`, with which the range touches at most `points` (≥ 2) buckets: the smallest one up to a day, else days.
+/// `at_least_ms` counts for a day at most: it is what devices say of themselves, and one that claims years must not blunt everybody's charts.
 #[must_use]
 pub fn choose(from_ms: i64, to_ms: i64, points: u64, at_least_ms: i64) -> i64 {
+    let at_least_ms = at_least_ms.min(DAY_MS);
     let fits = |step: &i64| *step >= at_least_ms && buckets(from_ms, to_ms, *step) <= points;
-    let mut days = STEPS_MS
-        .iter()
-        .copied()
-        .chain((2..).map(|n: i64| n.saturating_mul(DAY_MS)));
-    days.find(fits).unwrap_or(i64::MAX) // the chain is endless: two buckets of enough days hold any range
+    if let Some(step) = STEPS_MS.iter().copied().find(fits) {
+        return step;
+    }
+    let days = |parts: u64| {
+        let days = to_ms
+            .abs_diff(from_ms)
+            .div_ceil(parts)
+            .div_ceil(DAY_MS.unsigned_abs());
+        i64::try_from(days)
+            .unwrap_or(i64::MAX)
+            .saturating_mul(DAY_MS)
+    };
+    // As many buckets as points, if their edges fall well; else one less, and what hangs over is in the last.
+    let well = days(points);
+    if fits(&well) { well } else { days(points - 1) }
 }
 
 #[cfg(test)]
@@ -73,6 +85,14 @@ mod tests {
         assert_eq!(choose(0, 30 * 24 * hour, 1_000, 0), hour);
         assert_eq!(choose(0, 5, 10_000, 0), 1);
         assert_eq!(choose(-1, 1, 2, 0), 1);
+        assert_eq!(choose(0, 6 * 24 * hour, 2, 0), 3 * DAY_MS);
+    }
+
+    #[test]
+    fn a_device_that_claims_to_send_never_costs_no_time() {
+        assert_eq!(choose(0, 3_600_000, 100, i64::MAX), DAY_MS);
+        let widest = choose(i64::MIN, i64::MAX, 2, i64::MAX);
+        assert!(buckets(i64::MIN, i64::MAX, widest) <= 3, "{widest}");
     }
 
     proptest! {
@@ -81,11 +101,11 @@ mod tests {
             from in -1_000_000_000_000_i64..2_000_000_000_000,
             span in 0_i64..1_000_000_000_000,
             points in 2_u64..10_000,
-            at_least in 0_i64..100_000_000,
+            at_least in prop_oneof![0_i64..100_000_000, Just(i64::MAX)],
         ) {
             let step = choose(from, from + span, points, at_least);
             let starts: u64 = buckets(from, from + span, step);
-            prop_assert!(starts <= points && step >= at_least);
+            prop_assert!(starts <= points && step >= at_least.min(DAY_MS));
         }
 
         #[test]

@@ -48,7 +48,8 @@ impl Origins {
             .map(Self)
     }
 
-    fn has(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+    /// The origin of the page that asks, if it is one of these.
+    pub(in crate::api) fn has(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         headers.get(ORIGIN).filter(|o| self.0.contains(*o)).cloned()
     }
 

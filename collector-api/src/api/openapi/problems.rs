@@ -47,7 +47,7 @@ pub(super) fn when(kind: Kind) -> &'static str {
         Kind::UriTooLong => "Path and query have more than 16 KiB.",
         Kind::UnsupportedMediaType => "The body is none of the types that this call takes.",
         Kind::Misdirected => {
-            "No token is configured, and the Host is not a loopback name or address."
+            "No token is configured, and the Host is not a loopback name or address, or a web page of elsewhere asks."
         }
         Kind::TooManyPoints => {
             "The answer, or the work for it, would pass a limit; detail says how to narrow it."

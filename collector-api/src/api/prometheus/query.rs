@@ -21,7 +21,7 @@ use super::super::reply::{Response, json as good, respond};
 use super::super::{Api, time};
 use crate::query::families::Type;
 use crate::query::promql::eval::{Eval, PATIENCE};
-use crate::query::promql::plan::{self, Budget};
+use crate::query::promql::plan::{self, Budget, Patience};
 use crate::query::promql::{self, Error, Labels, MAX_STEPS, Outcome, Steps, Val, is_absent};
 
 /// Most series, labels or values of one list.
@@ -164,8 +164,10 @@ impl Asked {
 fn budget() -> Budget {
     Budget {
         samples: 0,
-        deadline: Instant::now() + PATIENCE,
-        patience_s: PATIENCE.as_secs(),
+        patience: Patience {
+            deadline: Instant::now() + PATIENCE,
+            seconds: PATIENCE.as_secs(),
+        },
     }
 }
 

@@ -31,16 +31,30 @@ const PATHS_AT_ONCE: usize = 64;
 #[derive(Debug)]
 pub struct Budget {
     pub samples: usize,
+    pub patience: Patience,
+}
+
+/// How long somebody waits.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
     pub deadline: Instant,
-    pub patience_s: u64,
+    pub seconds: u64,
 }
 
 impl Budget {
     /// # Errors
     /// [`Error::Timeout`] when the time is over.
     pub fn check(&self) -> Result<(), Error> {
+        self.patience.check()
+    }
+}
+
+impl Patience {
+    /// # Errors
+    /// [`Error::Timeout`] when the time is over.
+    pub fn check(&self) -> Result<(), Error> {
         if Instant::now() > self.deadline {
-            return Err(Error::Timeout(self.patience_s));
+            return Err(Error::Timeout(self.seconds));
         }
         Ok(())
     }

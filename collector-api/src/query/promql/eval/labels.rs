@@ -2,6 +2,11 @@
 
 use promql_parser::parser::Expr;
 
+/// Longest value that `label_replace` makes. Values of devices have 1 KiB at most.
+const MAX_VALUE_BYTES: usize = 4_096;
+/// All labels of a vector that it makes.
+const MAX_LABELS_BYTES: usize = 64 << 20;
+
 use crate::query::promql::{Error, Labels, Series, join};
 
 /// What is certain of the labels of something that is not there: those that its selector asks to be equal, once each.
@@ -41,6 +46,7 @@ pub(super) fn label_replace(series: Vec<Series>, texts: &[String]) -> Result<Vec
             "invalid destination label name in label_replace(): {target}"
         )));
     }
+    let mut bytes = 0_usize;
     let one = |mut s: Series| {
         let value = s
             .labels
@@ -50,13 +56,58 @@ pub(super) fn label_replace(series: Vec<Series>, texts: &[String]) -> Result<Vec
         if let Some(found) = pattern.captures(value) {
             let mut new = String::new();
             found.expand(replacement, &mut new);
+            if new.len() > MAX_VALUE_BYTES {
+                return Err(Error::Execution(format!(
+                    "label_replace() makes a value of {target} of more than {MAX_VALUE_BYTES} bytes"
+                )));
+            }
             s.labels.retain(|(n, _)| n != target);
             if !new.is_empty() {
                 s.labels.push((target.clone(), new));
                 s.labels.sort_unstable();
             }
         }
-        s
+        bytes += s
+            .labels
+            .iter()
+            .map(|(n, v)| n.len() + v.len())
+            .sum::<usize>();
+        if bytes > MAX_LABELS_BYTES {
+            return Err(Error::Execution(format!(
+                "label_replace() makes labels of more than {MAX_LABELS_BYTES} bytes; ask for fewer series"
+            )));
+        }
+        Ok(s)
     };
-    join(series.into_iter().map(one).collect())
+    join(series.into_iter().map(one).collect::<Result<_, _>>()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn replaced(
+        value_bytes: usize,
+        series: usize,
+        replacement: &str,
+    ) -> Result<Vec<Series>, Error> {
+        let one = |i: usize| Series {
+            labels: vec![
+                ("a".into(), "x".repeat(value_bytes)),
+                ("n".into(), i.to_string()),
+            ],
+            v: vec![1.0],
+        };
+        let texts = ["b", replacement, "a", "(.*)"].map(str::to_owned);
+        label_replace((0..series).map(one).collect(), &texts)
+    }
+
+    #[test]
+    fn a_replacement_does_not_grow_without_end() {
+        assert!(replaced(1_024, 1, "$1$1$1$1").is_ok());
+        let long = replaced(1_024, 1, "$1$1$1$1y");
+        assert!(matches!(long, Err(Error::Execution(why)) if why.contains("4096 bytes")));
+        let many = replaced(1_024, 13_200, "$1$1$1$1");
+        assert!(matches!(many, Err(Error::Execution(why)) if why.contains("fewer series")));
+    }
 }

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use promql_parser::parser::{AggregateExpr, BinaryExpr, Call, Expr};
 
 use super::functions::{Window, of_number, over_range};
-use super::plan::{self, Budget};
+use super::plan::{self, Budget, Patience};
 use super::{
     ABSENT, Error, Labels, Outcome, Series, Steps, Val, aggregate, is_absent, join, matching,
     without_name,
 };
+use crate::query::MAX_POINTS;
 use crate::query::names::NamesCache;
 use crate::store::engine::Store;
 use labels::{absent_labels, label_replace};
@@ -20,6 +21,8 @@ use select::Use;
 
 /// How far back an instant selector looks: Prometheus' default.
 pub const LOOKBACK_MS: i64 = 300_000;
+/// Most points that all parts of an expression come to: 128 MB if none of them were let go.
+const MAX_POINTS_OF_ALL_PARTS: usize = 16 * MAX_POINTS;
 /// Longest time for a query, whatever its caller would wait.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -29,6 +32,8 @@ pub struct Eval<'a> {
     names: &'a NamesCache,
     steps: Steps,
     budget: Budget,
+    /// Points that parts of the expression have come to so far.
+    points: usize,
     /// What the caller should know: tiers that were read instead of raw samples.
     pub warnings: Vec<String>,
 }
@@ -57,14 +62,17 @@ impl<'a> Eval<'a> {
         let patience = patience.min(PATIENCE);
         let budget = Budget {
             samples: plan::MAX_SAMPLES,
-            deadline: Instant::now() + patience,
-            patience_s: patience.as_secs(),
+            patience: Patience {
+                deadline: Instant::now() + patience,
+                seconds: patience.as_secs(),
+            },
         };
         Self {
             store,
             names,
             steps,
             budget,
+            points: 0,
             warnings: Vec::new(),
         }
     }
@@ -82,8 +90,25 @@ impl<'a> Eval<'a> {
         }
     }
 
+    /// Each part comes to a bounded number of points, and all of them together: memory and time.
     fn eval(&mut self, expr: &Expr) -> Result<Val, Error> {
         self.budget.check()?;
+        let found = self.part(expr)?;
+        let points = match &found {
+            Val::Vector(series) => series.len().saturating_mul(self.steps.count),
+            Val::Scalar(v) => v.len(),
+            Val::Text(_) => 0,
+        };
+        self.points = self.points.saturating_add(points);
+        if points > MAX_POINTS || self.points > MAX_POINTS_OF_ALL_PARTS {
+            return Err(Error::Execution(format!(
+                "the expression comes to more than {MAX_POINTS} points, or its parts together to more than {MAX_POINTS_OF_ALL_PARTS}; ask for fewer series, a longer step or a shorter range"
+            )));
+        }
+        Ok(found)
+    }
+
+    fn part(&mut self, expr: &Expr) -> Result<Val, Error> {
         match expr {
             Expr::Paren(p) => self.eval(&p.expr),
             Expr::NumberLiteral(n) => Ok(Val::Scalar(vec![n.val; self.steps.count])),

@@ -7,9 +7,12 @@ use promql_parser::parser::{AtModifier, MatrixSelector, Offset, VectorSelector};
 use super::{Eval, LOOKBACK_MS, ms, seconds, unsupported};
 use crate::query::MAX_POINTS;
 use crate::query::promql::functions::{Window, over_range};
-use crate::query::promql::plan::{self, Reading, Samples, Want};
+use crate::query::promql::plan::{self, Patience, Reading, Samples, Want};
 use crate::query::promql::{ABSENT, Error, Outcome, Series, is_absent, join, without_name};
 use crate::store::rollup::Tier;
+
+/// So many samples of windows are worked on between two looks at the clock: some ms, also where each window is sorted.
+const SAMPLES_BETWEEN_LOOKS: usize = 100_000;
 
 /// What a selector is used for.
 pub(super) struct Use<'a> {
@@ -77,7 +80,7 @@ impl Eval<'_> {
                     return found;
                 }
             };
-            self.budget.samples = plan::MAX_SAMPLES;
+            self.budget.samples = left; // what other selectors used stays used
             tier = coarser;
         }
     }
@@ -130,6 +133,7 @@ impl Eval<'_> {
             || used.function == "last_over_time";
         let mut out = Vec::new();
         let store = self.store;
+        let patience = self.budget.patience;
         for of_device in &selected {
             plan::read(
                 store,
@@ -146,7 +150,7 @@ impl Eval<'_> {
                         plan::drop_ends(&mut samples);
                     }
                     let v = if used.range_ms.is_some() {
-                        ranges(&samples, &times, back_ms, used)?
+                        ranges(&samples, &times, back_ms, used, &patience)?
                     } else {
                         instants(&samples, &times, back_ms, used.function == "timestamp")
                     };
@@ -236,14 +240,21 @@ fn ranges(
     times: &[i64],
     range_ms: i64,
     used: &Use<'_>,
+    patience: &Patience,
 ) -> Result<Vec<f64>, Error> {
     let mut out = Vec::with_capacity(times.len());
+    let mut looked_at = 0;
     for &t in times {
         let begin = samples.ts.partition_point(|&ts| ts < t - range_ms);
         let end = samples.ts.partition_point(|&ts| ts <= t);
         if begin >= end {
             out.push(ABSENT);
             continue;
+        }
+        looked_at += end - begin;
+        if looked_at >= SAMPLES_BETWEEN_LOOKS {
+            patience.check()?;
+            looked_at = 0;
         }
         if let Some(folded) = samples.folded.get(begin..end) {
             let count: f64 = folded.iter().map(|f| f.count).sum();
