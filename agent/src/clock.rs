@@ -167,6 +167,14 @@ impl Clock {
     }
 }
 
+/// True if a [`Clock`] that has seen nothing yet believes the wall clock of this machine.
+#[must_use]
+pub fn is_believed_at_start(now: Reading) -> bool {
+    Clock::default().weigh(now, || {
+        evidence(Path::new("/run"), Path::new("/sys"), now.wall)
+    })
+}
+
 /// What speaks for a wall clock soon after boot, below these roots (`/run`, `/sys`): systemd-timesyncd's word, or a hardware clock that has the same time.
 #[must_use]
 pub fn evidence(run: &Path, sys: &Path, wall: TimestampMs) -> bool {

@@ -354,13 +354,29 @@ impl Journal {
     /// Enforces `max_bytes` and `max_age`: gives up whole segments, oldest first, but never the newest. Returns what was given up, to be counted; after an error
     /// [`dropped`](Self::dropped) has it.
     ///
+    /// Ages are differences of wall clock times here: an owner whose clock may be set meanwhile counts them itself, with [`enforce_limits_by`](Self::enforce_limits_by).
+    ///
     /// # Errors
     /// [`JournalError::Io`]; doing it again later is fine.
     pub fn enforce_limits(&mut self, now: SystemTime) -> Result<Dropped, JournalError> {
+        let max = self.options.max_age;
+        self.enforce_limits_by(|_, last_written| {
+            let age = now.duration_since(last_written).unwrap_or_default();
+            max.is_some_and(|max| age > max)
+        })
+    }
+
+    /// Enforces `max_bytes`, and gives up as well what is `too_old`, which is told a segment's number and when its last record was written by the wall clock of then.
+    ///
+    /// # Errors
+    /// [`JournalError::Io`]; doing it again later is fine.
+    pub fn enforce_limits_by(
+        &mut self,
+        too_old: impl Fn(u64, SystemTime) -> bool,
+    ) -> Result<Dropped, JournalError> {
         let mut dropped = Dropped::default();
         while let [front, _, ..] = self.segments.make_contiguous() {
-            let age = now.duration_since(front.last_written).unwrap_or_default();
-            let over_age = self.options.max_age.is_some_and(|max| age > max);
+            let over_age = too_old(front.number, front.last_written);
             let over_bytes = (self.options.max_bytes).is_some_and(|max| self.size_bytes() > max);
             if !(over_bytes || over_age) {
                 break;
