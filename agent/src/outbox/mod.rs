@@ -61,7 +61,10 @@ pub struct Outbox {
     spool: Option<SpoolThread>,
     /// As the spool's thread last said.
     state: State,
+    /// Why it takes nothing.
     problem: Option<String>,
+    /// Why it deletes nothing.
+    stuck: Option<String>,
     /// Bytes of each order to store that is not answered yet.
     storing: VecDeque<usize>,
     /// Left memory while they were being stored.
@@ -91,6 +94,7 @@ impl Outbox {
             spool: None,
             state: State::default(),
             problem: None,
+            stuck: None,
             storing: VecDeque::new(),
             let_go: BTreeSet::new(),
             parting: BTreeMap::new(),
@@ -249,10 +253,13 @@ impl Outbox {
         self.bytes + self.storing_bytes()
     }
 
-    /// The spool as it last said, and why it can not be written.
+    /// The spool as it last said, and why it takes or deletes nothing.
     #[must_use]
     pub fn spool(&self) -> (State, Option<&str>) {
-        (self.state, self.problem.as_deref())
+        (
+            self.state,
+            self.problem.as_deref().or(self.stuck.as_deref()),
+        )
     }
 
     /// Messages dropped since the start, by reason.

@@ -32,7 +32,7 @@ pub use thread::{Event, SpoolThread, State, Waiting};
 
 /// Small, for a segment is what is deleted at a time, what is read into memory at a time, and what may be sent again after a crash.
 pub const SEGMENT_BYTES: u64 = 512 * 1024;
-/// After a failed write (a full or read-only disk), messages stay in memory for this long before the next try.
+/// After something failed (a full or read-only disk, a directory that somebody else has), this passes before the next try.
 const RETRY: Duration = Duration::from_secs(10);
 
 /// What whoever has a journal holds a lock of, in its directory.
@@ -80,6 +80,20 @@ pub struct Spool {
     given_up: GivenUp,
     max_bytes: u64,
     ages: Ages,
+    /// Why a segment could not be deleted. None is tried until [`try_again`](Self::try_again): each acknowledgement would.
+    stuck: Option<String>,
+    /// It was not tried again yet.
+    is_paused: bool,
+}
+
+/// Why the spool takes nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum SpoolError {
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// It may grow no further.
+    #[error("the spool is over its max_bytes, and its oldest segment can not be deleted: {0}")]
+    Stuck(String),
 }
 
 impl Spool {
@@ -112,6 +126,8 @@ impl Spool {
             given_up: GivenUp::default(),
             max_bytes: limits.max_bytes,
             ages: Ages::new(limits.max_age, now, believed),
+            stuck: None,
+            is_paused: false,
         };
         spool.enforce(now);
         Ok(spool)
@@ -120,8 +136,8 @@ impl Spool {
     /// Writes messages and returns when they are on disk, with the place of each. Those with `true` are awake, the others sleep.
     ///
     /// # Errors
-    /// [`JournalError`]; then none of them is in the spool.
-    pub fn store(&mut self, messages: &[(&[u8], bool)]) -> Result<Vec<Position>, JournalError> {
+    /// [`SpoolError`]; then none of them is in the spool.
+    pub fn store(&mut self, messages: &[(&[u8], bool)]) -> Result<Vec<Position>, SpoolError> {
         self.store_at(messages, Reading::now())
     }
 
@@ -129,7 +145,12 @@ impl Spool {
         &mut self,
         messages: &[(&[u8], bool)],
         now: Reading,
-    ) -> Result<Vec<Position>, JournalError> {
+    ) -> Result<Vec<Position>, SpoolError> {
+        if let Some(problem) = self.stuck.clone()
+            && self.journal.size_bytes() > self.max_bytes
+        {
+            return Err(SpoolError::Stuck(problem));
+        }
         let nothing_sleeps = !self.sleeps();
         let mut places = Vec::with_capacity(messages.len());
         for (payload, _) in messages {
@@ -248,6 +269,27 @@ impl Spool {
         self.given_up
     }
 
+    /// Why something could not be deleted, if so.
+    #[must_use]
+    pub fn stuck(&self) -> Option<&str> {
+        self.stuck.as_deref()
+    }
+
+    /// Deletes what could not be deleted, if that is possible now.
+    pub fn try_again(&mut self) {
+        self.is_paused = false;
+        self.enforce(Reading::now());
+        self.trim();
+        if !self.is_paused {
+            self.stuck = None;
+        }
+    }
+
+    fn failed_to_delete(&mut self, error: &JournalError) {
+        self.stuck = Some(error.to_string());
+        self.is_paused = true;
+    }
+
     /// Deletes what nobody needs. `whole`: also the newest segment, if all of it is settled; the next message begins another.
     pub fn tidy(&mut self, whole: bool) {
         let used = self.journal.has_records_behind(Position::START);
@@ -259,6 +301,10 @@ impl Spool {
     }
 
     fn trim(&mut self) {
+        if self.is_paused {
+            return;
+        }
+        let before = self.journal.oldest();
         let needed = self.awake.first().map_or(self.cursor, |first| {
             // An end: the record itself begins before it, in the same segment.
             let begins = Position {
@@ -267,25 +313,34 @@ impl Spool {
             };
             self.cursor.min(begins)
         });
-        if let Err(e) = self.journal.trim_to(needed) {
-            warn!(error = %e, "spool");
-        }
+        let trimmed = self.journal.trim_to(needed);
         let oldest = self.journal.oldest();
+        match trimmed {
+            Err(e) => self.failed_to_delete(&e),
+            Ok(()) if oldest > before => self.stuck = None,
+            Ok(()) => {} // nothing was to be deleted
+        }
         self.settled = self.settled.split_off(&oldest);
         self.ages.forget_before(oldest.segment);
     }
 
     fn enforce(&mut self, now: Reading) {
+        if self.is_paused {
+            return;
+        }
         let full = self.journal.size_bytes() > self.max_bytes;
         let before = self.journal.dropped();
         let ages = &self.ages;
         let too_old = |segment, stamp| ages.is_too_old(segment, stamp, now);
         if let Err(e) = self.journal.enforce_limits_by(too_old) {
-            warn!(error = %e, "spool");
+            self.failed_to_delete(&e);
         }
         let dropped = self.journal.dropped();
         if dropped.segments == before.segments {
             return;
+        }
+        if !self.is_paused {
+            self.stuck = None;
         }
         let begins = self.journal.oldest();
         let settled = self.settled.range(..begins).count() as u64;

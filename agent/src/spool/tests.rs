@@ -238,3 +238,107 @@ fn a_board_without_a_clock_keeps_what_it_spooled_when_the_network_sets_it() {
         assert_eq!(spool.given_up(), GivenUp::default());
     }
 }
+
+/// A spool on its thread, and what it says.
+fn started(limits: &Limits, retry_ms: u64) -> (SpoolThread, std::sync::mpsc::Receiver<Event>) {
+    let (tell, events) = std::sync::mpsc::channel();
+    let retry = Duration::from_millis(retry_ms);
+    let thread = SpoolThread::start_with(limits.clone(), false, retry, move |e| {
+        drop(tell.send(e));
+    });
+    (thread.unwrap(), events)
+}
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_spool_that_can_not_be_opened_says_so_and_is_opened_later_without_being_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = limits(&dir);
+    store(&mut Spool::open(&limits).unwrap(), &["a"], false);
+    let held = Spool::open(&limits).unwrap();
+    let (_thread, events) = started(&limits, 50);
+    let said = events.recv_timeout(PATIENCE).unwrap();
+    assert!(
+        matches!(&said, Event::NotOpen(why) if why.contains("another agent")),
+        "{said:?}"
+    );
+    drop(held);
+    let opened = loop {
+        match events.recv_timeout(PATIENCE).unwrap() {
+            Event::NotOpen(_) => {}
+            other => break other,
+        }
+    };
+    assert!(
+        matches!(opened, Event::Opened(state) if state.sleeps),
+        "{opened:?}"
+    );
+}
+
+#[test]
+fn what_can_not_be_deleted_is_said_once_and_deleted_when_it_can_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = limits(&dir);
+    let mut spool = Spool::open(&limits).unwrap();
+    store_segment(&mut spool, Reading::now());
+    drop(spool);
+    let (thread, events) = started(&limits, 300);
+    let next = || events.recv_timeout(PATIENCE).unwrap();
+    assert!(matches!(next(), Event::Opened(_)));
+    thread.wake(9, usize::MAX);
+    let Event::Woken(first, _) = next() else {
+        panic!("nothing woke")
+    };
+    // What nobody can remove as a file.
+    let segment = limits.dir.join(format!("{:020}.dmj", 0));
+    std::fs::remove_file(&segment).unwrap();
+    std::fs::create_dir(&segment).unwrap();
+    let mut places: Vec<_> = first.into_iter().map(|(place, _)| place).collect();
+    let messages = (0..100).map(|key| Waiting {
+        key,
+        payload: b"m".to_vec(),
+        awake: true,
+    });
+    thread.store(messages.collect());
+    let Event::Stored(stored, _) = next() else {
+        panic!("nothing was stored")
+    };
+    places.extend(stored.into_iter().map(|(_, place)| place));
+    for place in places {
+        thread.settle(vec![place]);
+    }
+    let mut said = Vec::new();
+    for _ in 0..102 {
+        if let Event::Stuck(problem) = next() {
+            said.push(problem.unwrap());
+        }
+    }
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].contains("remove"), "{said:?}");
+    std::fs::remove_dir(&segment).unwrap();
+    assert!(matches!(next(), Event::Stuck(None)));
+}
+
+#[test]
+fn a_spool_that_can_not_delete_grows_no_further_than_its_bound() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits {
+        max_bytes: 3 * SEGMENT_BYTES,
+        ..limits(&dir)
+    };
+    let mut spool = Spool::open(&limits).unwrap();
+    store_segment(&mut spool, Reading::now());
+    let segment = limits.dir.join(format!("{:020}.dmj", 0));
+    store_segment(&mut spool, Reading::now());
+    std::fs::remove_file(&segment).unwrap();
+    std::fs::create_dir(&segment).unwrap();
+    let big = vec![b'x'; SEGMENT_BYTES as usize];
+    let refused = (0..9).find_map(|_| spool.store(&[(&big, false)]).err());
+    let refused = refused.unwrap().to_string();
+    assert!(refused.contains("can not be deleted"), "{refused}");
+    assert!(spool.size_bytes() <= limits.max_bytes + 2 * SEGMENT_BYTES);
+    std::fs::remove_dir(&segment).unwrap();
+    spool.try_again();
+    store_segment(&mut spool, Reading::now());
+}

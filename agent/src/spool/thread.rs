@@ -1,10 +1,10 @@
 //! The spool on a thread of its own: orders in, events out. It opens the spool, tries again while it can not, and says why to whoever asks for the state.
 
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Instant;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
 
 use devmon_core::journal::{JournalError, Position};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::{GivenUp, Limits, RETRY, Spool};
 
@@ -31,6 +31,10 @@ enum Order {
 pub enum Event {
     /// It stands open.
     Opened(State),
+    /// It could not be opened and is tried again; why, for an operator. Told after each try.
+    NotOpen(String),
+    /// What is settled can not be deleted, why; or it can be again. Told when that changes.
+    Stuck(Option<String>),
     /// They are on disk now. Key and place of those that stay awake.
     Stored(Vec<(u64, Position)>, State),
     /// They could not be written and are given back; why, for an operator.
@@ -89,11 +93,21 @@ impl SpoolThread {
         keep_newest: bool,
         tell: impl Fn(Event) + Send + 'static,
     ) -> std::io::Result<Self> {
+        Self::start_with(limits, keep_newest, RETRY, tell)
+    }
+
+    /// The same; what failed is tried again after this.
+    pub(crate) fn start_with(
+        limits: Limits,
+        keep_newest: bool,
+        retry: Duration,
+        tell: impl Fn(Event) + Send + 'static,
+    ) -> std::io::Result<Self> {
         let (orders, inbox) = channel(); // the outbox gives one order of a kind at a time
         let thread = std::thread::Builder::new()
             .name("spool".into())
             .stack_size(STACK_BYTES)
-            .spawn(move || run(&limits, keep_newest, &inbox, &tell))?;
+            .spawn(move || run(&limits, keep_newest, retry, &inbox, &tell))?;
         Ok(Self { orders, thread })
     }
 
@@ -126,34 +140,61 @@ impl SpoolThread {
     }
 }
 
-/// What the thread knows of its spool: open, or since when not and why.
+/// What the thread knows of its spool: open, or why not.
 struct Slot<'a> {
     limits: &'a Limits,
+    retry: Duration,
     spool: Option<Spool>,
-    tried: Instant,
+    /// When what failed is tried again.
+    again_at: Instant,
     problem: String,
+    /// What was last said of what can not be deleted.
+    stuck: Option<String>,
 }
 
 impl Slot<'_> {
-    fn get(&mut self) -> Result<&mut Spool, String> {
-        if self.spool.is_none() && (self.problem.is_empty() || self.tried.elapsed() >= RETRY) {
-            self.tried = Instant::now();
-            match Spool::open(self.limits) {
-                Ok(spool) => self.spool = Some(spool),
-                Err(e @ JournalError::Locked(_)) => {
-                    let problem = self.whose();
-                    if self.problem != problem {
-                        error!(
-                            problem,
-                            lock = %e,
-                            "the spool is not this agent's: messages wait in memory only; it is tried again"
-                        );
-                        self.problem = problem;
-                    }
-                }
-                Err(e) => self.say(&e.to_string()),
-            }
+    /// How long until what failed is tried again; `None`: nothing did.
+    fn waits(&self) -> Option<Duration> {
+        let failed = self.spool.as_ref().is_none_or(|s| s.stuck().is_some());
+        failed.then(|| self.again_at.saturating_duration_since(Instant::now()))
+    }
+
+    /// Opens the spool, or deletes what could not be deleted, if it is time for that. The event to tell, if there is one.
+    fn try_again(&mut self, state: impl Fn(&Spool) -> State) -> Option<Event> {
+        if self.waits() != Some(Duration::ZERO) {
+            return None;
         }
+        self.again_at = Instant::now() + self.retry;
+        if let Some(spool) = &mut self.spool {
+            spool.try_again();
+            return None;
+        }
+        match Spool::open(self.limits) {
+            Ok(spool) => {
+                if !self.problem.is_empty() {
+                    self.writable_again();
+                }
+                let opened = Event::Opened(state(&spool));
+                self.spool = Some(spool);
+                return Some(opened);
+            }
+            Err(e @ JournalError::Locked(_)) => {
+                let problem = self.whose();
+                if self.problem != problem {
+                    error!(
+                        problem,
+                        lock = %e,
+                        "the spool is not this agent's: messages wait in memory only; it is tried again"
+                    );
+                    self.problem = problem;
+                }
+            }
+            Err(e) => self.say(&e.to_string()),
+        }
+        Some(Event::NotOpen(self.problem.clone()))
+    }
+
+    fn get(&mut self) -> Result<&mut Spool, String> {
         self.spool.as_mut().ok_or_else(|| self.problem.clone())
     }
 
@@ -177,14 +218,49 @@ impl Slot<'_> {
             self.problem = problem.to_owned();
         }
     }
+
+    fn writable_again(&mut self) {
+        self.problem.clear();
+        info!(dir = %self.limits.dir.display(), "the spool can be written again");
+    }
+
+    /// Whether something can not be deleted, when that has changed: it is found at each acknowledgement.
+    fn stuck_anew(&mut self) -> Option<Event> {
+        let stuck = self.spool.as_ref().and_then(Spool::stuck);
+        if self.stuck.as_deref() == stuck {
+            return None;
+        }
+        let problem = stuck.map(str::to_owned);
+        match (&problem, &self.stuck) {
+            (Some(problem), None) => {
+                self.again_at = Instant::now() + self.retry;
+                warn!(
+                    problem,
+                    "what the broker has can not be deleted from the spool, which only grows: make the directory and its files deletable (chown, chattr -i -a); it is tried again"
+                );
+            }
+            (Some(_), Some(_)) => {}
+            (None, _) => info!("what the broker has is deleted from the spool again"),
+        }
+        self.stuck.clone_from(&problem);
+        Some(Event::Stuck(problem))
+    }
 }
 
-fn run(limits: &Limits, keep_newest: bool, orders: &Receiver<Order>, tell: &dyn Fn(Event)) {
+fn run(
+    limits: &Limits,
+    keep_newest: bool,
+    retry: Duration,
+    orders: &Receiver<Order>,
+    tell: &dyn Fn(Event),
+) {
     let mut slot = Slot {
         limits,
+        retry,
         spool: None,
-        tried: Instant::now(),
+        again_at: Instant::now(),
         problem: String::new(),
+        stuck: None,
     };
     // Rewinds, and all orders after which messages sleep.
     let mut told = (0, 0);
@@ -196,14 +272,29 @@ fn run(limits: &Limits, keep_newest: bool, orders: &Receiver<Order>, tell: &dyn 
         size_bytes: spool.size_bytes(),
         given_up: spool.given_up(),
     };
-    if let Ok(spool) = slot.get() {
-        tell(Event::Opened(state(spool, told)));
-    }
     let mut failed_at: Option<Instant> = None;
-    for order in orders {
+    loop {
+        if let Some(event) = slot.try_again(|spool| state(spool, told)) {
+            if matches!(event, Event::Opened(_)) {
+                failed_at = None;
+            }
+            tell(event);
+        }
+        if let Some(event) = slot.stuck_anew() {
+            tell(event);
+        }
+        let order = match slot.waits() {
+            Some(wait) => orders.recv_timeout(wait),
+            None => orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        let order = match order {
+            Ok(order) => order,
+            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
         match order {
             Order::Store(messages) => {
-                let paused = failed_at.is_some_and(|at| at.elapsed() < RETRY);
+                let paused = failed_at.is_some_and(|at| at.elapsed() < retry);
                 let stored = if paused {
                     Err(slot.problem.clone())
                 } else {
@@ -219,8 +310,7 @@ fn run(limits: &Limits, keep_newest: bool, orders: &Receiver<Order>, tell: &dyn 
                 match stored {
                     Ok((places, state)) => {
                         if failed_at.take().is_some() {
-                            slot.problem.clear();
-                            info!(dir = %limits.dir.display(), "the spool can be written again");
+                            slot.writable_again();
                         }
                         let stored = messages.iter().zip(places);
                         let awake = stored.filter(|(m, _)| m.awake);
@@ -228,7 +318,7 @@ fn run(limits: &Limits, keep_newest: bool, orders: &Receiver<Order>, tell: &dyn 
                         tell(Event::Stored(awake, state));
                     }
                     Err(problem) => {
-                        if !paused {
+                        if !paused && slot.spool.is_some() {
                             failed_at = Some(Instant::now());
                             slot.say(&problem);
                         }
