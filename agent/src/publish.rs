@@ -165,13 +165,20 @@ impl Publisher {
         }
     }
 
-    /// Sends these as soon as possible, and until each is acknowledged.
-    pub fn metrics(&self, messages: Vec<Packed>) {
+    /// Sends these as soon as possible, and until each is acknowledged. Unless all must be taken now, it leaves those for which broker or spool are about to make room: called again a
+    /// moment later, it drops nothing for them.
+    pub fn metrics(&self, messages: &mut VecDeque<Packed>, must: bool) {
         let mut link = self.shared.link();
         let before = dropped(&link);
         let now = Instant::now();
-        for message in messages {
-            link.outbox.push(message.payload, now);
+        while let Some(message) = messages.front() {
+            if !must && link.outbox.is_busy(message.payload.len()) {
+                break;
+            }
+            if let Some(message) = messages.pop_front() {
+                link.outbox.push(message.payload, now);
+                link.pump();
+            }
         }
         link.outbox.maintain(now);
         let after = dropped(&link);

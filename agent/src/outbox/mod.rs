@@ -29,7 +29,7 @@ pub use disk::PATIENCE;
 pub use drops::DropReason;
 
 use crate::spool::{SpoolThread, State};
-use entry::{Disk, Entry, Place};
+use entry::{Disk, Entry, OVERHEAD_BYTES, Place};
 
 /// Default bound in memory: some 5 000 messages of a small device, over an hour at 1 s.
 pub const DEFAULT_BYTES: usize = 8 * 1024 * 1024;
@@ -113,6 +113,15 @@ impl Outbox {
     #[must_use]
     pub fn durability(&self) -> Durability {
         self.durability
+    }
+
+    /// True if it is worth waiting a moment with a message of this size: there is no room for it, and the broker or the spool is about to make some.
+    #[must_use]
+    pub fn is_busy(&self, payload_bytes: usize) -> bool {
+        let is_full = self.size_bytes() + payload_bytes + OVERHEAD_BYTES > self.limit_bytes;
+        let in_flight = self.entries.len() - self.live - self.backlog;
+        let spool_answers = self.problem.is_none() && !self.storing.is_empty();
+        is_full && (self.connected && in_flight > 0 || spool_answers)
     }
 
     /// Takes a message. May drop older ones.
