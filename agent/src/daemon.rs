@@ -449,28 +449,12 @@ impl Daemon {
 
     fn reconfigure(&mut self, mut new: Settings, broker: Broker) {
         let old = self.settings.clone();
-        for (what, changed) in [
-            ("device", old.device != new.device),
-            ("topic_prefix or shards", old.topics != new.topics),
-            ("state_dir", old.state_dir != new.state_dir),
-            (
-                "[spool] or outbox_bytes",
-                (&old.spool, old.outbox_bytes) != (&new.spool, new.outbox_bytes),
-            ),
-            ("log_format", old.log_format != new.log_format),
-        ] {
-            if changed {
-                warn!(
-                    what,
-                    "SIGHUP: a change of this needs a restart; the old value stays"
-                );
-            }
+        for what in new.keep_until_restart(&old) {
+            warn!(
+                what,
+                "SIGHUP: a change of this needs a restart; the old value stays"
+            );
         }
-        new.device = old.device.clone();
-        new.topics = old.topics.clone();
-        new.state_dir = old.state_dir.clone();
-        new.spool = old.spool.clone();
-        (new.outbox_bytes, new.log_format) = (old.outbox_bytes, old.log_format);
         if old.labels != new.labels {
             self.about_at.get_or_insert(Instant::now() + DEBOUNCE);
         }
