@@ -261,7 +261,7 @@ fn large_rounds_in_a_batch_leave_early_and_lose_nothing_while_the_broker_answers
         .arg(plugins.path("libtexts.so"));
     assert!(cc.arg(source).status().unwrap().success());
     let config = plugins.config("interval = '1s'\npublish_every = '1h'\noutbox_bytes = 262144\n");
-    let _running = publish("d8", &broker, &plugins, &["--config", &config]);
+    let running = publish("d8", &broker, &plugins, &["--config", &config]);
     let mut leaves: std::collections::BTreeMap<_, BTreeSet<_>> = Default::default();
     while leaves.values().filter(|l| l.len() == 900).count() < 3 {
         let message = sub.wait_for("metrics", metrics);
@@ -274,6 +274,8 @@ fn large_rounds_in_a_batch_leave_early_and_lose_nothing_while_the_broker_answers
     let status = crate::support::run(&["status", "--json"], &plugins);
     let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
     assert_eq!(status["dropped"], serde_json::json!({}), "{status}");
+    let peak_kb = crate::support::peak_kb(&running);
+    assert!(peak_kb < 40_000, "{peak_kb} kB");
 }
 
 #[test]

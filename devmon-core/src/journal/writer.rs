@@ -209,6 +209,10 @@ impl Journal {
         let path = || segment::path(&self.dir, active.number);
         disk::write_at(file, bytes, active.bytes).map_err(JournalError::io(path(), "write"))?;
         disk::sync_data(file).map_err(JournalError::io(path(), "fdatasync"))?;
+        if disk::is_unlinked(file) {
+            let removed = std::io::Error::other("somebody has removed it");
+            return Err(JournalError::io(path(), "write")(removed));
+        }
         active.bytes += bytes.len() as u64;
         active.records = active.records.map(|before| before + records);
         active.last_written = SystemTime::now();
@@ -247,7 +251,17 @@ impl Journal {
             disk::sync_all(&file)?;
             Ok(file)
         };
-        let file = make().map_err(|source| {
+        let made = match make() {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                // Somebody has removed the directory, and the lock with it.
+                std::fs::create_dir_all(&self.dir)
+                    .map_err(JournalError::io(&self.dir, "create directory"))?;
+                self._lock = lock(&self.dir)?;
+                make()
+            }
+            made => made,
+        };
+        let file = made.map_err(|source| {
             let removed = disk::remove(&path); // a disk that is full leaves an empty file behind
             drop(removed);
             JournalError::io(&path, "create segment")(source)
