@@ -118,7 +118,15 @@ impl Outbox {
     /// True if it is worth waiting a moment with a message of this size: there is no room for it, and the broker or the spool is about to make some.
     #[must_use]
     pub fn is_busy(&self, payload_bytes: usize) -> bool {
-        let is_full = self.size_bytes() + payload_bytes + OVERHEAD_BYTES > self.limit_bytes;
+        let writes_at_once =
+            self.durability == Durability::Strict && self.spool.is_some() && self.problem.is_none();
+        // What waits is not on disk. So a strict outbox takes it as long as nothing is dropped for it.
+        let most = if writes_at_once {
+            2 * self.limit_bytes
+        } else {
+            self.limit_bytes
+        };
+        let is_full = self.size_bytes() + payload_bytes + OVERHEAD_BYTES > most;
         let in_flight = self.entries.len() - self.live - self.backlog;
         let spool_answers = self.problem.is_none() && !self.storing.is_empty();
         is_full && (self.connected && in_flight > 0 || spool_answers)

@@ -404,3 +404,23 @@ fn a_spool_that_opens_late_says_why_and_its_backlog_goes_without_a_new_outage() 
     assert_eq!(payload, b"7");
     assert_eq!(spooled.outbox.spool().1, None);
 }
+
+#[test]
+fn a_full_outbox_asks_for_a_moment_only_if_that_helps() {
+    let mut outbox = outbox(3 * EACH);
+    (0..3).for_each(|_| push(&mut outbox, 1_000));
+    assert!(!outbox.is_busy(1_000), "nobody makes room");
+    outbox.connected();
+    assert!(!outbox.is_busy(1_000), "nothing is under way");
+    let (key, _) = outbox.next(true).unwrap();
+    assert!(outbox.is_busy(1_000));
+    outbox.acknowledged(key);
+    assert!(!outbox.is_busy(1_000), "there is room");
+    // Strict: what waits would not be on disk.
+    let dir = tempfile::tempdir().unwrap();
+    let mut strict = WithSpool::new(dir.path(), Durability::Strict);
+    strict.outbox.limit_bytes = 3 * EACH;
+    strict.outbox.connected();
+    strict.push_unanswered(0..3, 1_000);
+    assert!(!strict.outbox.is_busy(1_000));
+}
