@@ -2,12 +2,56 @@
 
 use std::time::Duration;
 
-use devmon_core::wire::{DeviceId, TimestampMs};
+use devmon_core::wire::{DeviceId, Frame, TimestampMs};
 
 /// Below this, a zstd frame is hardly smaller than what is in it.
 const WORTH_COMPRESSING_BYTES: usize = 200;
 /// zstd's own default; on metrics messages higher ones save a few percent for several times the work.
 const LEVEL: i32 = 3;
+
+/// What is gathered may take this part of what the outbox may.
+const PART_OF_OUTBOX: usize = 8;
+
+/// Frames that wait to be packed. Bounded by bytes, not by time: many large rounds make a batch that is over before its moment.
+#[derive(Debug)]
+pub struct Gathered {
+    frames: Vec<Frame>,
+    bytes: usize,
+    limit_bytes: usize,
+}
+
+impl Gathered {
+    #[must_use]
+    pub fn new(outbox_bytes: usize) -> Self {
+        Self {
+            frames: Vec::new(),
+            bytes: 0,
+            limit_bytes: outbox_bytes / PART_OF_OUTBOX,
+        }
+    }
+
+    pub fn push(&mut self, frame: Frame) {
+        self.bytes += frame.metrics.size_bytes();
+        self.frames.push(frame);
+    }
+
+    /// True if it should be packed now.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.bytes >= self.limit_bytes
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// All of it; it is empty then.
+    pub fn take(&mut self) -> Vec<Frame> {
+        self.bytes = 0;
+        std::mem::take(&mut self.frames)
+    }
+}
 
 /// By how much a device publishes later than its ticks: always the same for the same name, spread evenly over the names, at most half of the period and at most `most`.
 #[must_use]
@@ -63,6 +107,28 @@ mod tests {
         assert!(tenths.iter().all(|n| (800..1200).contains(n)), "{tenths:?}");
         assert!((0..100).all(|i| of(i, 1) < Duration::from_millis(500)));
         assert!((0..100).all(|i| of(i, 600) < Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn a_batch_is_full_by_bytes() {
+        let mut gathered = Gathered::new(800_000);
+        let frame = |texts: usize| {
+            let mut metrics = devmon_core::MetricTree::new();
+            for i in 0..texts {
+                metrics.set(i.to_string(), "x".repeat(1_000));
+            }
+            Frame {
+                ts: None,
+                source: None,
+                metrics,
+            }
+        };
+        gathered.push(frame(50));
+        assert!(!gathered.is_full() && !gathered.is_empty());
+        gathered.push(frame(50));
+        assert!(gathered.is_full());
+        assert_eq!(gathered.take().len(), 2);
+        assert!(gathered.is_empty() && !gathered.is_full());
     }
 
     #[test]

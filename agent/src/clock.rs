@@ -29,8 +29,8 @@ pub const DOUBT: std::time::Duration = std::time::Duration::from_secs(120);
 const ZONE_S: i64 = 15 * 3_600;
 /// Ticks that were asked in doubt and are not answered; more are forgotten.
 const MAX_DOUBTED: usize = 1_000;
-/// Held leaves; with names, some 10 MB at most. Oldest are given up and counted.
-const MAX_HELD_LEAVES: usize = 100_000;
+/// What is held, in memory: what an outbox of its usual size takes when all of it gets its time at once. Oldest are given up and counted.
+const MAX_HELD_BYTES: usize = 8 * 1024 * 1024;
 
 /// Both clocks at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +62,7 @@ impl Reading {
 pub struct Clock {
     last: Option<Reading>,
     held: Vec<(Frame, i64)>,
-    held_leaves: usize,
+    held_bytes: usize,
     jumps: u64,
     given_up: u64,
     believed: bool,
@@ -120,11 +120,11 @@ impl Clock {
 
     /// Keeps a frame that was measured at this time since boot.
     pub fn hold(&mut self, frame: Frame, boot_ms: i64) {
-        self.held_leaves += frame.metrics.leaves().count();
+        self.held_bytes += frame.metrics.size_bytes();
         self.held.push((frame, boot_ms));
-        while self.held_leaves > MAX_HELD_LEAVES && self.held.len() > 1 {
+        while self.held_bytes > MAX_HELD_BYTES && self.held.len() > 1 {
             let (frame, _) = self.held.remove(0);
-            self.held_leaves -= frame.metrics.leaves().count();
+            self.held_bytes -= frame.metrics.size_bytes();
             self.given_up += 1;
         }
     }
@@ -132,14 +132,14 @@ impl Clock {
     /// Gives all up that is held; how many frames that was.
     pub fn give_up(&mut self) -> usize {
         let lost = std::mem::take(&mut self.held).len();
-        self.held_leaves = 0;
+        self.held_bytes = 0;
         self.given_up += lost as u64;
         lost
     }
 
     /// All that was held, with its time. Only right once the clock is set.
     pub fn release(&mut self, now: Reading) -> Vec<Frame> {
-        self.held_leaves = 0;
+        self.held_bytes = 0;
         let held = std::mem::take(&mut self.held).into_iter();
         held.map(|(mut frame, boot_ms)| {
             frame.ts = Some(TimestampMs(now.wall.0 - (now.boot_ms - boot_ms)));
@@ -165,6 +165,14 @@ impl Clock {
     pub fn given_up(&self) -> u64 {
         self.given_up
     }
+}
+
+/// True if a [`Clock`] that has seen nothing yet believes the wall clock of this machine.
+#[must_use]
+pub fn is_believed_at_start(now: Reading) -> bool {
+    Clock::default().weigh(now, || {
+        evidence(Path::new("/run"), Path::new("/sys"), now.wall)
+    })
 }
 
 /// What speaks for a wall clock soon after boot, below these roots (`/run`, `/sys`): systemd-timesyncd's word, or a hardware clock that has the same time.
@@ -305,6 +313,20 @@ mod tests {
         for i in 0..30 {
             clock.hold(frame(5_000), i);
         }
-        assert_eq!((clock.held(), clock.given_up()), (20, 10));
+        let (held, given_up) = (clock.held(), clock.given_up());
+        assert!(
+            (10..20).contains(&held) && given_up == 30 - held as u64,
+            "{held}"
+        );
+        // By what they weigh, not by their number.
+        let mut clock = Clock::default();
+        for i in 0..30 {
+            let mut heavy = frame(0);
+            for leaf in 0..1_000 {
+                heavy.metrics.set(leaf.to_string(), "x".repeat(1_000));
+            }
+            clock.hold(heavy, i);
+        }
+        assert_eq!((clock.held(), clock.given_up()), (7, 23));
     }
 }

@@ -7,7 +7,7 @@
 //! Shutdown, on SIGTERM or SIGINT: no source is asked any more, the answers that are under way are awaited briefly, what is pending is published within
 //! [`DRAIN`] or spooled, `offline` is said, the connection is closed. A second signal ends it at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use anyhow::Context;
 use devmon_core::MetricTree;
 use devmon_core::descriptor::DescriptorText;
 use devmon_core::wire::about::{HostFacts, SourceAbout};
-use devmon_core::wire::pack::pack;
+use devmon_core::wire::pack::{Packed, pack};
 use devmon_core::wire::{Frame, TimestampMs};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -24,7 +24,7 @@ use tracing::{debug, error, info, warn};
 use ulid::Ulid;
 
 use crate::about;
-use crate::batch;
+use crate::batch::{self, Gathered};
 use crate::clock::{self, Clock, Reading};
 use crate::config::{Compression, Settings};
 use crate::connection::Broker;
@@ -53,6 +53,8 @@ const FIRST_LOOK: Duration = Duration::from_secs(5);
 const DEBOUNCE: Duration = Duration::from_millis(500);
 /// The spool is not asked to write more often, however long it takes for an answer.
 const MAINTENANCE: Duration = Duration::from_millis(500);
+/// Messages for which the outbox had no room are offered to it again after this.
+const OFFER: Duration = Duration::from_millis(20);
 /// For delivering what is pending at the end. Service managers give 10 s and more.
 const DRAIN: Duration = Duration::from_secs(3);
 /// For sources to finish a round at the end.
@@ -129,8 +131,10 @@ struct Daemon {
     /// With the number of each message: which of this device's messages is which, over restarts.
     boot: String,
     next_seq: u64,
+    /// Messages that wait for room in the outbox; until others are packed.
+    packed: VecDeque<Packed>,
     /// Frames of the present tick, and until when more are awaited.
-    gathered: Vec<Frame>,
+    gathered: Gathered,
     gather_until: Option<Instant>,
     /// When what was gathered is published.
     send_at: Option<Instant>,
@@ -229,6 +233,7 @@ pub async fn run(settings: Settings, broker: Broker, reread: Reread) -> anyhow::
             .collect(),
         started: Instant::now(),
         host: about::host_facts(),
+        gathered: Gathered::new(settings.outbox_bytes),
         settings,
         sources,
         reports,
@@ -238,7 +243,7 @@ pub async fn run(settings: Settings, broker: Broker, reread: Reread) -> anyhow::
         publisher,
         boot: Ulid::new().to_string(),
         next_seq: 0,
-        gathered: Vec::new(),
+        packed: VecDeque::new(),
         gather_until: None,
         send_at: None,
         jitter,
@@ -265,6 +270,7 @@ impl Daemon {
                 self.about_at,
                 self.watchdog_at,
                 Some(self.give_back_at),
+                (!self.packed.is_empty()).then_some(now + OFFER),
                 self.sources.next_overdue(),
                 self.publisher
                     .next_maintenance()
@@ -304,7 +310,7 @@ impl Daemon {
                 frames = held.len(),
                 "the clock is believed: what was measured before has its time now"
             );
-            self.gathered.extend(held);
+            held.into_iter().for_each(|frame| self.line_up(frame));
             self.plan_to_send(now);
         }
         if let Some(every) = self.watchdog
@@ -336,6 +342,9 @@ impl Daemon {
             }
         }
         self.sources.check(now);
+        if !self.packed.is_empty() {
+            self.publisher.metrics(&mut self.packed, false);
+        }
         self.publisher.maintain();
         let complete = !self.sources.is_awaiting();
         if self.gather_until.is_some_and(|at| now >= at || complete) {
@@ -383,7 +392,7 @@ impl Daemon {
     fn gather(&mut self, frame: Frame) {
         let now = Reading::now();
         if frame.ts.is_some_and(|ts| self.clock.vouches_for(ts, now)) {
-            self.gathered.push(frame);
+            self.line_up(frame);
             return;
         }
         if self.clock.held() == 0 && !self.clock.believes(now) {
@@ -393,6 +402,14 @@ impl Daemon {
         self.clock.hold(frame, now.boot_ms);
         if before == 0 && self.clock.given_up() > 0 {
             warn!("too much waits for the clock to be set: the oldest is given up");
+        }
+    }
+
+    /// Puts a frame in line; sends what is there when that is enough for a message or more, whatever the time.
+    fn line_up(&mut self, frame: Frame) {
+        self.gathered.push(frame);
+        if self.gathered.is_full() {
+            self.send();
         }
     }
 
@@ -432,28 +449,12 @@ impl Daemon {
 
     fn reconfigure(&mut self, mut new: Settings, broker: Broker) {
         let old = self.settings.clone();
-        for (what, changed) in [
-            ("device", old.device != new.device),
-            ("topic_prefix or shards", old.topics != new.topics),
-            ("state_dir", old.state_dir != new.state_dir),
-            (
-                "[spool] or outbox_bytes",
-                (&old.spool, old.outbox_bytes) != (&new.spool, new.outbox_bytes),
-            ),
-            ("log_format", old.log_format != new.log_format),
-        ] {
-            if changed {
-                warn!(
-                    what,
-                    "SIGHUP: a change of this needs a restart; the old value stays"
-                );
-            }
+        for what in new.keep_until_restart(&old) {
+            warn!(
+                what,
+                "SIGHUP: a change of this needs a restart; the old value stays"
+            );
         }
-        new.device = old.device.clone();
-        new.topics = old.topics.clone();
-        new.state_dir = old.state_dir.clone();
-        new.spool = old.spool.clone();
-        (new.outbox_bytes, new.log_format) = (old.outbox_bytes, old.log_format);
         if old.labels != new.labels {
             self.about_at.get_or_insert(Instant::now() + DEBOUNCE);
         }
@@ -556,22 +557,25 @@ impl Daemon {
             &self.settings.device,
             &self.boot,
             &mut self.next_seq,
-            &self.gathered,
+            &self.gathered.take(),
         );
-        self.gathered.clear();
         if self.settings.compression == Compression::Zstd {
             for message in &mut messages {
                 batch::compress(&mut message.payload);
             }
         }
-        self.publisher.metrics(messages);
+        // Those of the last time have had their moment: what waits here is bounded as well.
+        self.publisher.metrics(&mut self.packed, true);
+        self.packed = messages.into();
+        self.publisher.metrics(&mut self.packed, false);
     }
 
     /// What waits for a time gets the one that is believed now, if it can be true at all: it is spooled, and the next agent may know no better.
     fn last_held(&mut self) {
         let now = Reading::now();
         if now.is_set() {
-            self.gathered.extend(self.clock.release(now));
+            let held = self.clock.release(now);
+            held.into_iter().for_each(|frame| self.line_up(frame));
             return;
         }
         let frames = self.clock.give_up();
@@ -595,6 +599,7 @@ impl Daemon {
         }
         self.last_held();
         self.send();
+        self.publisher.metrics(&mut self.packed, true);
         self.sources.stop(LAST_ROUND).await;
         let lost = self.publisher.stop(DRAIN).await;
         if lost > 0 {

@@ -48,6 +48,8 @@ const BACKLOG_PACE: Duration = Duration::from_millis(100);
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// For the spool to write what is left at the end.
 const SPOOLED: Duration = Duration::from_secs(2);
+/// For the good-bye to a broker that the configuration names no longer.
+const PARTING: Duration = Duration::from_secs(2);
 /// A connection that lived this long was a good one: the back-off starts anew.
 const GOOD_CONNECTION: Duration = Duration::from_secs(10);
 
@@ -104,6 +106,8 @@ struct Link {
     identity: Identity,
     outbox: Outbox,
     connected: bool,
+    /// Counts brokers: what the connection to an earlier one says is not about this one.
+    generation: u64,
     stopping: bool,
     status: Presence,
     about: Option<Vec<u8>>,
@@ -135,6 +139,7 @@ impl Publisher {
                 identity,
                 outbox,
                 connected: false,
+                generation: 0,
                 stopping: false,
                 status: Presence::Online,
                 about: None,
@@ -165,13 +170,20 @@ impl Publisher {
         }
     }
 
-    /// Sends these as soon as possible, and until each is acknowledged.
-    pub fn metrics(&self, messages: Vec<Packed>) {
+    /// Sends these as soon as possible, and until each is acknowledged. Unless all must be taken now, it leaves those for which broker or spool are about to make room: called again a
+    /// moment later, it drops nothing for them.
+    pub fn metrics(&self, messages: &mut VecDeque<Packed>, must: bool) {
         let mut link = self.shared.link();
         let before = dropped(&link);
         let now = Instant::now();
-        for message in messages {
-            link.outbox.push(message.payload, now);
+        while let Some(message) = messages.front() {
+            if !must && link.outbox.is_busy(message.payload.len()) {
+                break;
+            }
+            if let Some(message) = messages.pop_front() {
+                link.outbox.push(message.payload, now);
+                link.pump();
+            }
         }
         link.outbox.maintain(now);
         let after = dropped(&link);
@@ -212,20 +224,30 @@ impl Publisher {
         }
     }
 
-    /// Ends the connection and begins another, to this broker; what is not acknowledged goes there.
+    /// Ends the connection in order and begins another, to this broker; what is not acknowledged goes there.
     pub fn redirect(&mut self, broker: Broker) {
-        let [poll_task, _] = &self.tasks;
-        poll_task.abort();
         let identity = self.shared.link().identity.clone();
         let (client, events) = connect(&identity, &broker);
-        {
+        let is_parting = {
             let mut link = self.shared.link();
+            let is_parting = link.connected && link.say_goodbye();
             link.on_disconnect();
             link.client = client;
+            link.generation += 1;
             link.problem = None;
-        }
+            is_parting
+        };
         self.broker = broker.clone();
-        self.tasks[0] = tokio::spawn(poll(self.shared.clone(), events, broker));
+        let shared = self.shared.clone();
+        let next = tokio::spawn(async {});
+        let mut old = std::mem::replace(&mut self.tasks[0], next);
+        self.tasks[0] = tokio::spawn(async move {
+            // One after the other: if it is the same broker after all, the old good-bye must not come after the new `online`.
+            if !is_parting || timeout(PARTING, &mut old).await.is_err() {
+                old.abort();
+            }
+            poll(shared, events, broker).await;
+        });
     }
 
     /// Where it connects to.
@@ -338,6 +360,11 @@ fn dropped(link: &Link) -> u64 {
     link.outbox.dropped().values().sum()
 }
 
+fn believable_now() -> Option<TimestampMs> {
+    let now = Reading::now();
+    now.is_set().then_some(now.wall)
+}
+
 fn status_json(status: Presence, reason: Option<&str>, ts: Option<TimestampMs>) -> Vec<u8> {
     let status = Status {
         status,
@@ -374,6 +401,7 @@ fn options(identity: &Identity, broker: &Broker) -> MqttOptions {
 
 /// Drives rumqttc until the connection is ended on purpose.
 async fn poll(shared: Arc<Shared>, mut events: EventLoop, broker: Broker) {
+    let generation = shared.link().generation;
     let mut failures = 0;
     let mut connected_at: Option<Instant> = None;
     let mut said = None;
@@ -382,6 +410,12 @@ async fn poll(shared: Arc<Shared>, mut events: EventLoop, broker: Broker) {
         match polled {
             Ok(event) => {
                 let mut link = shared.link();
+                if link.generation != generation {
+                    if matches!(event, Event::Outgoing(Outgoing::Disconnect)) {
+                        return;
+                    }
+                    continue;
+                }
                 if let Event::Incoming(Packet::ConnAck(_)) = &event {
                     connected_at = Some(Instant::now());
                     info!(mqtt = %broker, "connected");
@@ -399,6 +433,9 @@ async fn poll(shared: Arc<Shared>, mut events: EventLoop, broker: Broker) {
             Err(e) => {
                 {
                     let mut link = shared.link();
+                    if link.generation != generation {
+                        return;
+                    }
                     link.on_disconnect();
                     if link.stopping {
                         shared.progress.notify_waiters();
@@ -482,8 +519,7 @@ impl Link {
         if self.owes_status {
             self.owes_status = false;
             let reason = (self.status == Presence::Offline).then_some("shutdown");
-            let now = Reading::now();
-            let payload = status_json(self.status, reason, now.is_set().then_some(now.wall));
+            let payload = status_json(self.status, reason, believable_now());
             return Some((Ticket::Status, TopicKind::Status, true, payload));
         }
         if self.owes_about
@@ -506,6 +542,19 @@ impl Link {
         let backlog = self.outbox.next(true)?;
         self.budget -= 1.0;
         Some(metrics(backlog))
+    }
+
+    /// Leaves this broker in order: it is told `offline`, and closes without the last will. False if rumqttc takes no more.
+    fn say_goodbye(&self) -> bool {
+        let topic = self
+            .identity
+            .topics
+            .topic(&self.identity.device, TopicKind::Status);
+        let payload = status_json(Presence::Offline, Some("moved"), believable_now());
+        self.client
+            .try_publish(topic, QoS::AtLeastOnce, true, payload)
+            .and_then(|()| self.client.try_disconnect())
+            .is_ok()
     }
 
     fn on_event(&mut self, event: &Event) {

@@ -14,6 +14,9 @@ pub const MAX_LEAVES: usize = 10_000;
 /// Longest text value in bytes of UTF-8. Texts are states and names; logs belong elsewhere.
 pub const MAX_TEXT_BYTES: usize = 1024;
 
+/// What a node takes beside the bytes of its name and text: its place in the map, and what the allocator adds.
+const NODE_BYTES: usize = size_of::<(String, Node)>() + 40;
+
 /// A leaf. Floats keep every bit; integers are exact over all of i64.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
@@ -153,6 +156,20 @@ impl MetricTree {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.children.is_empty()
+    }
+
+    /// About what it takes in memory: nodes, names and texts. For bounds; a JSON text of it is no longer, but for escapes.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        let node = |(name, node): (&String, &Node)| {
+            let below = match node {
+                Node::Leaf(Value::Text(text)) => text.len(),
+                Node::Leaf(_) => 0,
+                Node::Branch(tree) => tree.size_bytes(),
+            };
+            NODE_BYTES + name.len() + below
+        };
+        self.children.iter().map(node).sum()
     }
 
     /// All leaves with their paths, in order. Leaves below illegal names or below [`MAX_DEPTH`] are still listed: [`validate`](Self::validate) first.
@@ -342,6 +359,18 @@ mod tests {
                 ..
             })
         ));
+    }
+
+    #[test]
+    fn the_size_in_memory_counts_names_and_texts() {
+        let mut tree = MetricTree::new();
+        for i in 0..100 {
+            let branch = tree.branch(format!("{i:0100}"));
+            branch.set("text", "x".repeat(1_000));
+            branch.set("number", 1.5);
+        }
+        let size = tree.size_bytes();
+        assert!((110_000..160_000).contains(&size), "{size}");
     }
 
     #[test]

@@ -520,3 +520,23 @@ proptest! {
         prop_assert_eq!(payloads(&journal, Position::START), expected);
     }
 }
+
+#[test]
+fn a_directory_that_was_removed_is_made_again_and_nothing_counts_that_went_with_it() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("journal");
+    let mut journal = open(&dir);
+    journal.append(b"gone").unwrap();
+    journal.commit().unwrap();
+    std::fs::remove_dir_all(&dir).unwrap();
+    journal.append(b"refused").unwrap();
+    let refused = journal.commit().unwrap_err().to_string();
+    assert!(refused.contains("removed"), "{refused}");
+    journal.append(b"kept").unwrap();
+    journal.commit().unwrap();
+    let locked = Journal::open(&dir, Options::default()).unwrap_err();
+    assert!(locked.to_string().contains("in use"), "{locked}");
+    drop(journal);
+    let journal = open(&dir);
+    assert_eq!(payloads(&journal, Position::START), [b"kept"]);
+}

@@ -6,6 +6,7 @@
 mod environment;
 mod file;
 mod flags;
+mod reload;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -224,10 +225,7 @@ impl Settings {
             .or(file.shards);
         let log_format = flags.log_format.or(env.log_format()?).or(file.log_format);
         let publish_every = file.publish_every.unwrap_or_default();
-        if !publish_every.is_zero() && file.spool.durability == Durability::Strict {
-            return Err(SettingsError::StrictBatches);
-        }
-        Ok(Self {
+        let settings = Self {
             device,
             labels: file.labels,
             mqtt: mqtt.unwrap_or_else(|| MqttUrl {
@@ -253,7 +251,11 @@ impl Settings {
             spool: file.spool,
             isolation: file.isolation,
             sources: file.sources,
-        })
+        };
+        if settings.is_strict_batch() {
+            return Err(SettingsError::StrictBatches);
+        }
+        Ok(settings)
     }
 
     /// Where the spool lies and how much it may hold.

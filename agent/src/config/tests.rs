@@ -156,3 +156,30 @@ fn paths_in_a_file_are_relative_to_it() {
     let (dir, flags) = in_file("device = 'd'\ncerts = 'keys'\n");
     assert_eq!(resolve(flags, &[]).unwrap().certs, dir.path().join("keys"));
 }
+
+#[test]
+fn what_is_read_again_makes_no_combination_that_the_start_refuses() {
+    let read = |text: &str| {
+        let (_dir, flags) = in_file(text);
+        resolve(flags, &[("DEVMON_DEVICE", "d")]).unwrap()
+    };
+    let strict = read("[spool]\ndurability = 'strict'\n");
+    let batches = read("publish_every = '5m'\ninterval = '3s'\n");
+    let mut new = batches.clone();
+    let kept = new.keep_until_restart(&strict);
+    assert_eq!(new.spool, strict.spool);
+    assert_eq!(new.publish_every, Duration::ZERO);
+    assert_eq!(new.interval, Duration::from_secs(3), "the rest counts");
+    assert_eq!(kept.len(), 2, "{kept:?}");
+    assert!(kept[1].starts_with("publish_every"), "{kept:?}");
+    // The other way round, and without a strict spool, nothing stands against it.
+    let mut new = strict.clone();
+    assert_eq!(
+        new.keep_until_restart(&batches),
+        ["[spool] or outbox_bytes"]
+    );
+    assert_eq!(new.spool, batches.spool);
+    let mut new = batches.clone();
+    assert!(new.keep_until_restart(&read("")).is_empty());
+    assert_eq!(new.publish_every, Duration::from_secs(300));
+}

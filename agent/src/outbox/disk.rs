@@ -101,7 +101,14 @@ impl Outbox {
     /// Takes what the spool's thread has to say.
     pub fn on_spool(&mut self, event: Event, now: Instant) {
         match event {
-            Event::Opened(state) | Event::Settled(state) => self.learn(state),
+            Event::Opened(state) => {
+                self.problem = None;
+                self.learn(state);
+                self.write_at_once();
+            }
+            Event::NotOpen(problem) => self.problem = Some(problem),
+            Event::Stuck(problem) => self.stuck = problem,
+            Event::Settled(state) => self.learn(state),
             Event::Stored(places, state) => {
                 self.storing.pop_front();
                 self.problem = None;

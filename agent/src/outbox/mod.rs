@@ -29,7 +29,7 @@ pub use disk::PATIENCE;
 pub use drops::DropReason;
 
 use crate::spool::{SpoolThread, State};
-use entry::{Disk, Entry, Place};
+use entry::{Disk, Entry, OVERHEAD_BYTES, Place};
 
 /// Default bound in memory: some 5 000 messages of a small device, over an hour at 1 s.
 pub const DEFAULT_BYTES: usize = 8 * 1024 * 1024;
@@ -61,7 +61,10 @@ pub struct Outbox {
     spool: Option<SpoolThread>,
     /// As the spool's thread last said.
     state: State,
+    /// Why it takes nothing.
     problem: Option<String>,
+    /// Why it deletes nothing.
+    stuck: Option<String>,
     /// Bytes of each order to store that is not answered yet.
     storing: VecDeque<usize>,
     /// Left memory while they were being stored.
@@ -91,6 +94,7 @@ impl Outbox {
             spool: None,
             state: State::default(),
             problem: None,
+            stuck: None,
             storing: VecDeque::new(),
             let_go: BTreeSet::new(),
             parting: BTreeMap::new(),
@@ -109,6 +113,23 @@ impl Outbox {
     #[must_use]
     pub fn durability(&self) -> Durability {
         self.durability
+    }
+
+    /// True if it is worth waiting a moment with a message of this size: there is no room for it, and the broker or the spool is about to make some.
+    #[must_use]
+    pub fn is_busy(&self, payload_bytes: usize) -> bool {
+        let writes_at_once =
+            self.durability == Durability::Strict && self.spool.is_some() && self.problem.is_none();
+        // What waits is not on disk. So a strict outbox takes it as long as nothing is dropped for it.
+        let most = if writes_at_once {
+            2 * self.limit_bytes
+        } else {
+            self.limit_bytes
+        };
+        let is_full = self.size_bytes() + payload_bytes + OVERHEAD_BYTES > most;
+        let in_flight = self.entries.len() - self.live - self.backlog;
+        let spool_answers = self.problem.is_none() && !self.storing.is_empty();
+        is_full && (self.connected && in_flight > 0 || spool_answers)
     }
 
     /// Takes a message. May drop older ones.
@@ -249,10 +270,13 @@ impl Outbox {
         self.bytes + self.storing_bytes()
     }
 
-    /// The spool as it last said, and why it can not be written.
+    /// The spool as it last said, and why it takes or deletes nothing.
     #[must_use]
     pub fn spool(&self) -> (State, Option<&str>) {
-        (self.state, self.problem.as_deref())
+        (
+            self.state,
+            self.problem.as_deref().or(self.stuck.as_deref()),
+        )
     }
 
     /// Messages dropped since the start, by reason.

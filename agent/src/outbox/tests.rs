@@ -371,3 +371,56 @@ fn what_a_full_spool_deletes_is_still_in_memory_or_counted() {
         assert_eq!(dropped == 0, in_memory, "{dropped}");
     }
 }
+
+#[test]
+fn a_spool_that_opens_late_says_why_and_its_backlog_goes_without_a_new_outage() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits {
+        dir: dir.path().to_owned(),
+        max_bytes: 1 << 30,
+        max_age: Duration::from_secs(3600),
+    };
+    let mut held = crate::spool::Spool::open(&limits).unwrap();
+    held.store(&[(b"7", false)]).unwrap();
+    let (tell, events) = channel();
+    let retry = Duration::from_millis(50);
+    let thread = SpoolThread::start_with(limits, false, retry, move |e| drop(tell.send(e)));
+    let mut outbox = Outbox::new(DEFAULT_BYTES, Durability::Relaxed);
+    outbox.set_spool(thread.unwrap());
+    let mut spooled = WithSpool { outbox, events };
+    spooled.outbox.connected();
+    spooled.event();
+    let problem = spooled.outbox.spool().1.unwrap_or_default().to_owned();
+    assert!(problem.contains("another agent"), "{problem}");
+    drop(held);
+    let until = Instant::now() + Duration::from_secs(20);
+    let (_, payload) = loop {
+        assert!(Instant::now() < until);
+        spooled.event();
+        if let Some(next) = spooled.outbox.next(true) {
+            break next;
+        }
+    };
+    assert_eq!(payload, b"7");
+    assert_eq!(spooled.outbox.spool().1, None);
+}
+
+#[test]
+fn a_full_outbox_asks_for_a_moment_only_if_that_helps() {
+    let mut outbox = outbox(3 * EACH);
+    (0..3).for_each(|_| push(&mut outbox, 1_000));
+    assert!(!outbox.is_busy(1_000), "nobody makes room");
+    outbox.connected();
+    assert!(!outbox.is_busy(1_000), "nothing is under way");
+    let (key, _) = outbox.next(true).unwrap();
+    assert!(outbox.is_busy(1_000));
+    outbox.acknowledged(key);
+    assert!(!outbox.is_busy(1_000), "there is room");
+    // Strict: what waits would not be on disk.
+    let dir = tempfile::tempdir().unwrap();
+    let mut strict = WithSpool::new(dir.path(), Durability::Strict);
+    strict.outbox.limit_bytes = 3 * EACH;
+    strict.outbox.connected();
+    strict.push_unanswered(0..3, 1_000);
+    assert!(!strict.outbox.is_busy(1_000));
+}

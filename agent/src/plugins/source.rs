@@ -14,6 +14,7 @@ use std::time::Duration;
 use devmon_core::MetricTree;
 use devmon_core::descriptor::Descriptor;
 use devmon_core::wire::TimestampMs;
+use devmon_core::wire::json::json_bytes;
 use tokio::sync::mpsc;
 
 use super::exec::ExecFile;
@@ -23,6 +24,10 @@ use super::trust;
 
 /// Stack of a source's thread. Plugins parse files and walk trees of at most 16 levels; pages are only paid for when touched.
 pub(super) const STACK_BYTES: usize = 512 * 1024;
+
+/// Most bytes of a round as JSON: 10 000 numbers with long names fit, 10 000 texts do not. A source that gives more at each tick would push what all others measured
+/// out of outbox and spool.
+pub(crate) const MAX_ROUND_BYTES: usize = 1024 * 1024;
 
 /// What a source's thread says. `source` is its index in the list of all.
 #[derive(Debug)]
@@ -234,8 +239,12 @@ pub(crate) fn judge(round: Round) -> Answer {
     match round {
         Round::Tree(mut tree, unknown) => {
             let not_finite = tree.remove_non_finite();
-            match tree.validate() {
-                Ok(_) => Answer::Tree {
+            match tree
+                .validate()
+                .map_err(|e| e.to_string())
+                .and_then(|_| check_size(&tree))
+            {
+                Ok(()) => Answer::Tree {
                     tree,
                     left_out: left_out(&not_finite, unknown),
                 },
@@ -246,6 +255,19 @@ pub(crate) fn judge(round: Round) -> Answer {
         Round::Unavailable(reason) => Answer::Unavailable(reason),
         Round::Failed(reason) => Answer::Failed(reason),
         Round::Panicked(text) => Answer::Crashed(format!("panicked: {text}")),
+    }
+}
+
+fn check_size(tree: &MetricTree) -> Result<(), String> {
+    // An escaped byte has six. Most trees need not be written to be known to be small.
+    if tree.size_bytes() <= MAX_ROUND_BYTES / 6 {
+        return Ok(());
+    }
+    match json_bytes(tree) {
+        ..=MAX_ROUND_BYTES => Ok(()),
+        bytes => Err(format!(
+            "it is {bytes} bytes as JSON; the most is {MAX_ROUND_BYTES} (1 MiB)"
+        )),
     }
 }
 
@@ -304,6 +326,43 @@ mod tests {
             panic!("accepted")
         };
         assert!(reason.contains("more than 10000 leaves"), "{reason}");
+    }
+
+    #[test]
+    fn a_round_of_more_bytes_than_everybody_has_room_for_is_refused_with_its_size() {
+        let texts = |n: usize| {
+            let mut tree = MetricTree::new();
+            for i in 0..n {
+                tree.set(format!("{i:04}"), "x".repeat(1_000));
+            }
+            judge(Round::Tree(tree, 0))
+        };
+        assert!(matches!(texts(1_038), Answer::Tree { .. }));
+        let Answer::Failed(reason) = texts(1_039) else {
+            panic!("accepted")
+        };
+        // {"0000":"xxx…",…}
+        let part = format!(
+            "it is {} bytes as JSON; the most is 1048576",
+            1_039 * 1_010 + 1
+        );
+        assert!(reason.contains(&part), "{reason}");
+        let mut numbers = MetricTree::new();
+        for i in 0..MAX_LEAVES {
+            numbers.set(
+                format!("a rather long name of a metric, with its unit, number {i}"),
+                1.0 / 3.0,
+            );
+        }
+        assert!(matches!(
+            judge(Round::Tree(numbers, 0)),
+            Answer::Tree { .. }
+        ));
+        let mut escaped = MetricTree::new();
+        for i in 0..200 {
+            escaped.set(i.to_string(), "\u{1}".repeat(1_024));
+        }
+        assert!(matches!(judge(Round::Tree(escaped, 0)), Answer::Failed(_)));
     }
 
     #[test]

@@ -153,6 +153,8 @@ fn all_limits_are_told_at_once() {
     }
     let found = faulty("many", &["--rounds", "5"]);
     finds(&found, "wrong", "cardinality", "more than 10000 leaves");
+    let found = faulty("texts", &["--rounds", "5"]);
+    finds(&found, "wrong", "tree", "a round has 1.4 MiB as JSON");
 }
 
 #[test]

@@ -267,6 +267,40 @@ fn sighup_connects_to_another_broker_and_keeps_what_waits() {
 }
 
 #[test]
+fn a_broker_that_is_left_on_purpose_hears_it_from_the_agent() {
+    let (first, second) = (Broker::start(), Broker::start());
+    let mut left = first.subscribe("devmon/#");
+    let mut sub = second.subscribe("devmon/#");
+    let plugins = Plugins::with(&["two-a"]);
+    let config = |broker: &Broker| {
+        plugins.config(&format!("mqtt = '{}'\ninterval = '200ms'\n", broker.url()))
+    };
+    let mut command = agent();
+    let path = config(&first);
+    command.args(["run", "--device", "c10", "--config", &path, "--plugin-dir"]);
+    command
+        .arg(plugins.0.path())
+        .arg("--state-dir")
+        .arg(plugins.path("state"));
+    let running = Process::errors_of(&mut command);
+    left.wait_for("metrics", metrics);
+    config(&second);
+    running.signal("HUP");
+    let offline = |line: &str| json(line, "/status").filter(|s| s["status"] == "offline");
+    let status = left.wait_for("offline", offline);
+    assert_eq!(status["reason"], "moved", "{status}");
+    assert!(status["ts"].is_i64(), "{status}");
+    sub.wait_for("online", |line| {
+        json(line, "/status").filter(|s| s["status"] == "online")
+    });
+    sub.wait_for("metrics", metrics);
+    // Everything that the first broker has to say is said, and no last will is in it.
+    first.marker();
+    left.wait_for_line("marker");
+    assert!(!left.seen().contains("connection lost"), "{}", left.seen());
+}
+
+#[test]
 fn the_service_manager_hears_of_ready_life_reload_and_end() {
     let broker = Broker::start();
     let plugins = Plugins::with(&["two-a"]);

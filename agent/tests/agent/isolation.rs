@@ -9,7 +9,7 @@ use devmon_core::{Node, Value};
 use serde_json::Value as Json;
 
 use crate::support::{
-    Broker, DEADLINE, Plugins, Process, agent, compile, json, metrics, publish, run, text,
+    Broker, DEADLINE, Plugins, Process, agent, compile, json, metrics, peak_kb, publish, run, text,
 };
 
 /// The named source in an `about` message.
@@ -140,6 +140,8 @@ fn whatever_a_plugin_does_costs_nobody_else_a_tick() {
         });
     }
     missed_none(&ticks, 200);
+    let peak_kb = peak_kb(&agent);
+    assert!(peak_kb < 40_000, "its memory stays bounded: {peak_kb} kB");
     agent.signal("TERM");
     assert_eq!(agent.ended().code(), Some(0));
 }
@@ -707,12 +709,7 @@ fn a_leak_ends_its_process_and_not_the_agent() {
     let args = ["--interval", "200ms", "--config", &config];
     let agent = publish("i6", &broker, &plugins, &args);
     wait_for_state(&mut sub, "memory", "failing", "signal 11");
-    let status = std::fs::read_to_string(format!("/proc/{}/status", agent.pid())).unwrap();
-    let peak = status
-        .lines()
-        .find_map(|l| l.strip_prefix("VmHWM:"))
-        .unwrap();
-    let peak_kb: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    let peak_kb = peak_kb(&agent);
     assert!(
         peak_kb < 40_000,
         "the agent itself stays small: {peak_kb} kB"

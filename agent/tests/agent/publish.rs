@@ -244,6 +244,40 @@ void devmon_plugin_free(char *t) { free(t); }
 void devmon_plugin_drop(void *p) { free(p); }
 "#;
 
+/// Three rounds of nearly 1 MiB each, through the smallest outbox that there is, put together for an hour: a batch may not gather them all, and the outbox has no room for one.
+#[test]
+fn large_rounds_in_a_batch_leave_early_and_lose_nothing_while_the_broker_answers() {
+    let broker = Broker::start();
+    let mut sub = broker.subscribe("devmon/#");
+    let plugins = Plugins::with(&[]);
+    let source = plugins.path("texts.c");
+    let texts_c = WIDE_C
+        .replace("malloc(400000)", "malloc(1000000)")
+        .replace("i < 8000", "i < 900")
+        .replace("%d\\\":%d\", i, i", "%d\\\":\\\"%01000d\\\"\", i, i");
+    std::fs::write(&source, texts_c).unwrap();
+    let mut cc = std::process::Command::new("cc");
+    cc.args(["-shared", "-fPIC", "-o"])
+        .arg(plugins.path("libtexts.so"));
+    assert!(cc.arg(source).status().unwrap().success());
+    let config = plugins.config("interval = '1s'\npublish_every = '1h'\noutbox_bytes = 262144\n");
+    let running = publish("d8", &broker, &plugins, &["--config", &config]);
+    let mut leaves: std::collections::BTreeMap<_, BTreeSet<_>> = Default::default();
+    while leaves.values().filter(|l| l.len() == 900).count() < 3 {
+        let message = sub.wait_for("metrics", metrics);
+        let of_plugin = |f: &&devmon_core::wire::Frame| f.source.as_deref() == Some("texts");
+        for frame in message.frames.iter().filter(of_plugin) {
+            let tick = leaves.entry(frame.ts.unwrap().0).or_default();
+            tick.extend(frame.metrics.leaves().map(|(path, _)| path));
+        }
+    }
+    let status = crate::support::run(&["status", "--json"], &plugins);
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(status["dropped"], serde_json::json!({}), "{status}");
+    let peak_kb = crate::support::peak_kb(&running);
+    assert!(peak_kb < 40_000, "{peak_kb} kB");
+}
+
 #[test]
 fn shards_and_prefix_are_honoured_and_the_ready_line_names_all() {
     let broker = Broker::start();

@@ -173,8 +173,9 @@ fn a_read_only_spool_leaves_memory_and_says_so() {
             break;
         }
         assert!(Instant::now() < until, "{status}");
-        std::thread::sleep(Duration::from_millis(50)); // polls; it is noticed at the first write, after 5 s
+        std::thread::sleep(Duration::from_millis(50)); // polls
     }
+    std::thread::sleep(Duration::from_secs(2)); // the outage
     let last = now() - 300;
     broker.restart();
     let mut sub = broker.subscribe("devmon/#");

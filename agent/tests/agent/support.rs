@@ -363,3 +363,11 @@ pub(crate) fn publish(device: &str, broker: &Broker, plugins: &Plugins, more: &[
     }
     Process::errors_of(&mut command)
 }
+
+/// The most that a process has had in memory.
+pub(crate) fn peak_kb(process: &Process) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap();
+    let mut lines = status.lines();
+    let peak = lines.find_map(|l| l.strip_prefix("VmHWM:")).unwrap();
+    peak.trim().trim_end_matches(" kB").parse().unwrap()
+}

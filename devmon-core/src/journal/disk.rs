@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 #[cfg(not(test))]
@@ -68,6 +68,11 @@ pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
 pub(super) fn remove(path: &Path) -> io::Result<()> {
     faults::before(0)?;
     std::fs::remove_file(path)
+}
+
+/// True if the file has no name any more: what is written to it is gone with the process.
+pub(super) fn is_unlinked(file: &File) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.nlink() == 0)
 }
 
 /// Makes the creation and removal of files in a directory durable.

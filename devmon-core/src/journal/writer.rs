@@ -209,6 +209,10 @@ impl Journal {
         let path = || segment::path(&self.dir, active.number);
         disk::write_at(file, bytes, active.bytes).map_err(JournalError::io(path(), "write"))?;
         disk::sync_data(file).map_err(JournalError::io(path(), "fdatasync"))?;
+        if disk::is_unlinked(file) {
+            let removed = std::io::Error::other("somebody has removed it");
+            return Err(JournalError::io(path(), "write")(removed));
+        }
         active.bytes += bytes.len() as u64;
         active.records = active.records.map(|before| before + records);
         active.last_written = SystemTime::now();
@@ -247,7 +251,17 @@ impl Journal {
             disk::sync_all(&file)?;
             Ok(file)
         };
-        let file = make().map_err(|source| {
+        let made = match make() {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                // Somebody has removed the directory, and the lock with it.
+                std::fs::create_dir_all(&self.dir)
+                    .map_err(JournalError::io(&self.dir, "create directory"))?;
+                self._lock = lock(&self.dir)?;
+                make()
+            }
+            made => made,
+        };
+        let file = made.map_err(|source| {
             let removed = disk::remove(&path); // a disk that is full leaves an empty file behind
             drop(removed);
             JournalError::io(&path, "create segment")(source)
@@ -354,13 +368,29 @@ impl Journal {
     /// Enforces `max_bytes` and `max_age`: gives up whole segments, oldest first, but never the newest. Returns what was given up, to be counted; after an error
     /// [`dropped`](Self::dropped) has it.
     ///
+    /// Ages are differences of wall clock times here: an owner whose clock may be set meanwhile counts them itself, with [`enforce_limits_by`](Self::enforce_limits_by).
+    ///
     /// # Errors
     /// [`JournalError::Io`]; doing it again later is fine.
     pub fn enforce_limits(&mut self, now: SystemTime) -> Result<Dropped, JournalError> {
+        let max = self.options.max_age;
+        self.enforce_limits_by(|_, last_written| {
+            let age = now.duration_since(last_written).unwrap_or_default();
+            max.is_some_and(|max| age > max)
+        })
+    }
+
+    /// Enforces `max_bytes`, and gives up as well what is `too_old`, which is told a segment's number and when its last record was written by the wall clock of then.
+    ///
+    /// # Errors
+    /// [`JournalError::Io`]; doing it again later is fine.
+    pub fn enforce_limits_by(
+        &mut self,
+        too_old: impl Fn(u64, SystemTime) -> bool,
+    ) -> Result<Dropped, JournalError> {
         let mut dropped = Dropped::default();
         while let [front, _, ..] = self.segments.make_contiguous() {
-            let age = now.duration_since(front.last_written).unwrap_or_default();
-            let over_age = self.options.max_age.is_some_and(|max| age > max);
+            let over_age = too_old(front.number, front.last_written);
             let over_bytes = (self.options.max_bytes).is_some_and(|max| self.size_bytes() > max);
             if !(over_bytes || over_age) {
                 break;

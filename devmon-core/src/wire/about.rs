@@ -17,7 +17,7 @@ pub struct Status {
     /// When it was said; a will has none, for it is written long before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ts: Option<TimestampMs>,
-    /// `shutdown`, `connection lost`.
+    /// `shutdown`, `moved` (to another broker), `connection lost`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }

@@ -194,6 +194,25 @@ impl Serialize for TreeJson<'_> {
     }
 }
 
+/// How long a tree is as JSON. Nothing is kept of the text.
+#[must_use]
+pub fn json_bytes(tree: &MetricTree) -> usize {
+    struct Count(usize);
+    impl std::io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    // Texts and numbers, and a writer that takes everything: no failure is possible.
+    let _ = serde_json::to_writer(&mut count, &TreeJson(tree));
+    count.0
+}
+
 /// Writes a value as a JSON number, boolean or text.
 pub struct ValueJson<'a>(pub &'a Value);
 

@@ -580,7 +580,8 @@ fn strict_config(bin: &Path) -> anyhow::Result<String> {
         .with_context(|| bin.join("devmon-agent").display().to_string())?;
     let known = String::from_utf8_lossy(&said.stdout);
     if known.contains("durability") {
-        return Ok("[spool]\ndurability = \"strict\"\n".into());
+        // An hour: most steps of a clock are longer, and no backlog lives that long here.
+        return Ok("[spool]\ndurability = \"strict\"\nmax_age = \"1h\"\n".into());
     }
     println!(
         "This agent has no spool: what waits in it when it is killed is lost, and will be found missing."

@@ -332,7 +332,6 @@ impl World {
         Ok(())
     }
 
-    /// SIGTERM to all agents; each has to end in order.
     /// The agents that have messages left from before, by their own word; also those that give none.
     pub(super) fn with_backlog(&self) -> Vec<String> {
         let program = self.bin.join("devmon-agent");

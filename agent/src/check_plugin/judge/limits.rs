@@ -7,6 +7,21 @@ use serde_json::Value as Json;
 
 use super::short;
 use crate::check_plugin::report::{Findings, Level};
+use crate::plugins::source::MAX_ROUND_BYTES;
+
+/// Tells if a tree is longer than the agent takes of one source.
+pub(super) fn within_bytes(json: &Json, findings: &mut Findings) {
+    let bytes = json.to_string().len();
+    if bytes > MAX_ROUND_BYTES {
+        // In tenths of MiB: one finding for rounds that differ by a few bytes.
+        let problem = format!(
+            "a round has {:.1} MiB as JSON: over 1 MiB, the agent refuses the whole tree",
+            bytes as f64 / MAX_ROUND_BYTES as f64
+        );
+        let advice = "measure fewer things, or give fewer texts; logs belong elsewhere";
+        findings.add(Level::Wrong, "tree", "", &problem, advice);
+    }
+}
 
 /// Rebuilds what the agent would accept of a branch, and tells all that it would not.
 pub(super) fn within_limits(

@@ -18,7 +18,7 @@ use serde_json::Value as Json;
 
 use super::report::{Level, Report};
 use super::said::{Came, Said, Sizes};
-use limits::within_limits;
+use limits::{within_bytes, within_limits};
 
 /// Paths that are remembered; a plugin beyond this has made its point.
 const MAX_PATHS: usize = 4 * MAX_LEAVES;
@@ -265,6 +265,7 @@ impl Judge {
                 self.wrong("tree", problem, "return an object: {\"name\": 1}");
             }
         }
+        within_bytes(json, &mut self.report.findings);
         if leaves > MAX_LEAVES {
             let problem = format!(
                 "more than {MAX_LEAVES} leaves in one round: the agent refuses the whole tree"

@@ -65,7 +65,7 @@ char *devmon_plugin_collect(void *p) {
     }
     if (FAULT("prints")) printf("round %d\n", round);
     if (FAULT("slow")) usleep(2100000);
-    char *text = malloc(1 << 20);
+    char *text = malloc(2 << 20);
     if (FAULT("fell")) sprintf(text, "{\"seen_total\":%d}", 100 - round);
     else if (FAULT("strays")) sprintf(text, "{\"process\":{\"%d\":1}}", round);
     else if (FAULT("changes")) sprintf(text, round % 2 ? "{\"answer\":1}" : "{\"answer\":\"one\"}");
@@ -81,6 +81,10 @@ char *devmon_plugin_collect(void *p) {
     } else if (FAULT("many")) {
         char *end = text + sprintf(text, "{\"answer\":1");
         for (int i = 0; i < 20000; i++) end += sprintf(end, ",\"n%d\":1", i);
+        sprintf(end, "}");
+    } else if (FAULT("texts")) {
+        char *end = text + sprintf(text, "{\"answer\":1");
+        for (int i = 0; i < 1500; i++) end += sprintf(end, ",\"t%d\":\"%01000d\"", i, i);
         sprintf(end, "}");
     } else sprintf(text, "{\"answer\":%d}", round);
     return text;
