@@ -53,6 +53,16 @@ pub enum LogFormat {
     Journald,
 }
 
+/// Where private copies of plugins lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Copies {
+    /// In the state directory, if there is one.
+    InState,
+    In(PathBuf),
+    /// There are none: what runs, runs from where it lies.
+    Nowhere,
+}
+
 /// All that the agent needs to know, valid.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -73,6 +83,8 @@ pub struct Settings {
     pub jitter: Duration,
     /// For the agent's own files. `None`: there is no place that it could write to.
     pub state_dir: Option<PathBuf>,
+    /// Where private copies of plugins lie, if not in the state directory: a command at the terminal has its own.
+    pub copies: Copies,
     pub spool: SpoolSettings,
     /// Where sources run that say nothing about it themselves; `None`: bundled ones inline, others in processes.
     pub isolation: Option<Isolation>,
@@ -250,6 +262,7 @@ impl Settings {
             compression: file.compression.unwrap_or_default(),
             jitter: file.jitter.unwrap_or(DEFAULT_JITTER),
             state_dir,
+            copies: Copies::InState,
             spool: file.spool,
             isolation: file.isolation,
             sources: file.sources,
@@ -323,7 +336,11 @@ impl Settings {
     /// For private copies of plugins.
     #[must_use]
     pub fn private_plugins(&self) -> Option<PathBuf> {
-        Some(self.state_dir.as_ref()?.join("plugins"))
+        match &self.copies {
+            Copies::InState => Some(self.state_dir.as_ref()?.join("plugins")),
+            Copies::In(dir) => Some(dir.clone()),
+            Copies::Nowhere => None,
+        }
     }
 
     /// The interval of a source: its own setting, else the plugin's wish, else the general one.

@@ -178,7 +178,12 @@ pub fn verdict(
     }
     let mut opened = trust::open(path)?;
     let copied = match settings.private_plugins() {
-        Some(dir) => copy::keep(&mut opened, &file, &dir).map_err(|e| e.to_string()),
+        Some(dir) => match copy::keep(&mut opened, &file, &dir) {
+            Err(e) if e.kind() == std::io::ErrorKind::FileTooLarge => {
+                return Err(Refusal::TooLarge(copy::MAX_BYTES));
+            }
+            kept => kept.map_err(|e| e.to_string()),
+        },
         None => Err("there is no state directory".to_owned()),
     };
     drop(opened);
