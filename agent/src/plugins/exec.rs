@@ -6,7 +6,7 @@
 //! is the agent's private copy, so `$0` says nothing about files beside it).
 //! `NAME.metrics.toml` beside it describes its metrics, in the form of every plugin's `metrics.toml`.
 //!
-//! It runs with the limits of a plugin host ([`host`](super::host)) and ends with its agent, under the eyes of a [`warden`](super::warden). Over its time it is killed, with all processes of its group.
+//! It runs with the limits of a plugin host ([`host`](super::host)) and ends with its agent, under the eyes of a [`warden`](super::warden). Over its time it is killed, with all processes of its group; and so it is when these have more memory than it may, which is looked at while it runs for longer than [`LOOK`].
 
 use std::io::Read;
 use std::os::unix::process::CommandExt;
@@ -25,12 +25,14 @@ use super::host::{self, Limits, Log};
 use super::load::{Refusal, Round};
 use super::source::{Answer, Made, judge};
 use super::supervise::cut;
-use super::{interpreter, trust};
+use super::{interpreter, memory, trust};
 
 /// As for a tree of a plugin: 10 000 leaves with long names.
 const MAX_OUTPUT_BYTES: usize = 4 * 1024 * 1024;
 /// `EX_UNAVAILABLE` of sysexits.h.
 const UNAVAILABLE: i32 = 69;
+/// How often the memory of its process group is looked at. Most end within it.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// An executable file and how it is run.
 #[derive(Debug, Clone)]
@@ -119,12 +121,9 @@ impl ExecFile {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
-        let until = Instant::now() + limit;
-        let ended = read(&mut child, log, until);
-        let ended = match ended {
-            Ok(output) => Ok((output, wait(&mut child, until))),
-            Err(problem) => Err(problem),
-        };
+        let mut watched = Watched::new(&child, limit, self.limits.memory_bytes);
+        let ended = read(&mut child, log, &mut watched)
+            .and_then(|output| wait(&mut child, &mut watched).map(|()| output));
         // Whatever it left running goes as well; then it can be waited for.
         if let Ok(id) = i32::try_from(child.id())
             && let Some(group) = rustix::process::Pid::from_raw(id)
@@ -134,10 +133,12 @@ impl ExecFile {
         let status = child.wait()?;
         log.flush();
         let (output, status) = match ended {
-            Ok((output, true)) => (output, status),
-            Ok((_, false)) => return Ok(too_slow(limit)),
-            Err(Problem::TooSlow) => return Ok(too_slow(limit)),
-            Err(Problem::TooMuch) => {
+            Ok(output) => (output, status),
+            Err(Problem::Slow) => return Ok(too_slow(limit)),
+            Err(Problem::Large(beyond)) => {
+                return Ok(Answer::Crashed(format!("{beyond} and was killed")));
+            }
+            Err(Problem::Talkative) => {
                 let reason = format!("printed more than {MAX_OUTPUT_BYTES} bytes");
                 return Ok(Answer::Failed(reason));
             }
@@ -187,20 +188,56 @@ fn too_slow(limit: Duration) -> Answer {
 }
 
 enum Problem {
-    TooSlow,
-    TooMuch,
+    Slow,
+    /// It printed more than it may.
+    Talkative,
+    /// It has more memory than it may, in words.
+    Large(String),
+}
+
+/// A run's time and memory.
+struct Watched {
+    group: u32,
+    until: Instant,
+    look: Instant,
+    memory_bytes: u64,
+}
+
+impl Watched {
+    fn new(child: &Child, limit: Duration, memory_bytes: u64) -> Self {
+        let now = Instant::now();
+        Self {
+            group: child.id(),
+            until: now + limit,
+            look: now + LOOK,
+            memory_bytes,
+        }
+    }
+
+    /// For how long it may be waited for now.
+    fn left(&mut self) -> Result<Duration, Problem> {
+        let now = Instant::now();
+        if now >= self.until {
+            return Err(Problem::Slow);
+        }
+        if now >= self.look {
+            let resident = memory::of_group(self.group, self.memory_bytes);
+            if let Some(beyond) = memory::beyond(resident, self.memory_bytes) {
+                return Err(Problem::Large(beyond));
+            }
+            self.look = Instant::now() + LOOK;
+        }
+        Ok(self.until.min(self.look).saturating_duration_since(now))
+    }
 }
 
 /// Reads both streams to their end.
-fn read(child: &mut Child, log: &mut Log, until: Instant) -> Result<Vec<u8>, Problem> {
+fn read(child: &mut Child, log: &mut Log, watched: &mut Watched) -> Result<Vec<u8>, Problem> {
     let (mut stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
     let mut output = Vec::new();
     let mut buffer = [0; 8192];
     while stdout.is_some() || stderr.is_some() {
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(Problem::TooSlow);
-        }
+        let left = watched.left()?;
         let (mut out, mut err) = (false, false);
         {
             let mut waits = Vec::new();
@@ -221,7 +258,7 @@ fn read(child: &mut Child, log: &mut Log, until: Instant) -> Result<Vec<u8>, Pro
                 _ => stdout = None,
             }
             if output.len() > MAX_OUTPUT_BYTES {
-                return Err(Problem::TooMuch);
+                return Err(Problem::Talkative);
             }
         }
         if err {
@@ -235,14 +272,12 @@ fn read(child: &mut Child, log: &mut Log, until: Instant) -> Result<Vec<u8>, Pro
 }
 
 /// A process that closed its streams may still run.
-fn wait(child: &mut Child, until: Instant) -> bool {
-    loop {
-        match child.try_wait() {
-            Ok(None) if Instant::now() < until => std::thread::sleep(Duration::from_millis(2)),
-            Ok(None) => return false,
-            _ => return true,
-        }
+fn wait(child: &mut Child, watched: &mut Watched) -> Result<(), Problem> {
+    while let Ok(None) = child.try_wait() {
+        watched.left()?;
+        std::thread::sleep(Duration::from_millis(2));
     }
+    Ok(())
 }
 
 /// What it printed, as an answer.

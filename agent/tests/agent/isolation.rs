@@ -9,7 +9,7 @@ use devmon_core::{Node, Value};
 use serde_json::Value as Json;
 
 use crate::support::{
-    Broker, DEADLINE, Plugins, Process, agent, compile, json, metrics, publish, run, text,
+    Broker, DEADLINE, Plugins, Process, agent, compile, json, metrics, program, publish, run, text,
 };
 
 /// The named source in an `about` message.
@@ -674,6 +674,53 @@ fn memory_that_the_kernel_counts_nowhere_is_limited_too() {
     wait_for_state(
         &mut sub,
         "shared",
+        "failing",
+        "MiB of memory (its limit is 32 MiB)",
+    );
+}
+
+#[test]
+fn the_memory_of_all_that_an_executable_starts_is_limited_and_what_they_share_counts_once() {
+    let plugins = Plugins::with(&[]);
+    let modes: [(&str, &[&str]); 3] = [
+        ("forks", &["FORKS=4", "BEYOND"]),
+        ("shared", &["SHARED", "BEYOND"]),
+        ("copy", &["FORKS=4", "COPY"]),
+    ];
+    let mut config = String::new();
+    for (name, defines) in modes {
+        program("large", &plugins.path(name), defines);
+        config += &format!("[sources.{name}]\nmemory_bytes = 67108864\n");
+    }
+    let config = plugins.config(&config);
+    let args = ["collect", "--device", "d", "--format", "json"];
+    let out = run(&[&args[..], &["--config", &config]].concat(), &plugins);
+    let collected: Json = serde_json::from_slice(&out.stdout).unwrap();
+    for source in collected["sources"].as_array().unwrap() {
+        let reason = source["reason"].as_str().unwrap_or_default();
+        if source["name"] == "copy" {
+            assert_eq!(source["state"], "ok", "{reason}");
+        } else {
+            let part = "MiB of memory (its limit is 64 MiB) and was killed";
+            assert_eq!(source["state"], "failing");
+            assert!(reason.contains(part), "{source}");
+        }
+    }
+    assert_eq!(collected["sources"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn the_memory_of_what_a_plugin_starts_counts_as_its_own() {
+    let broker = Broker::start();
+    let mut sub = broker.subscribe("devmon/#");
+    let plugins = Plugins::with(&[]);
+    plugins.c_as("bad", "libparent.so", &["MODE=CHILDREN", "VERSION=1"]);
+    let config = plugins.config("[sources.parent]\nmemory_bytes = 33554432\n");
+    let args = ["--interval", "200ms", "--config", &config];
+    let _agent = publish("i12", &broker, &plugins, &args);
+    wait_for_state(
+        &mut sub,
+        "parent",
         "failing",
         "MiB of memory (its limit is 32 MiB)",
     );
