@@ -1,6 +1,7 @@
 //! What plugins may do to their agent, and what changes in the directory do to a running one.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -460,6 +461,34 @@ fn a_file_that_could_not_be_loaded_once_is_tried_again() {
     std::fs::remove_file(flag).unwrap();
     // The look that was asked for still hangs; it is the next one that comes by itself.
     sub.wait_for("its metrics", |line| leaf(line, "slow", "version"));
+}
+
+#[test]
+fn half_a_script_is_not_run_while_its_writer_pauses() {
+    let broker = Broker::start();
+    let mut sub = broker.subscribe("devmon/#");
+    let plugins = Plugins::with(&["two-a"]);
+    let _agent = publish("i13", &broker, &plugins, &["--interval", "200ms"]);
+    sub.wait_for("metrics of the first", |line| {
+        (!ticks_of(line, "two-a").is_empty()).then_some(())
+    });
+    let executable = std::fs::Permissions::from_mode(0o755);
+    let mut half = std::fs::File::create(plugins.path("half.sh")).unwrap();
+    half.set_permissions(executable.clone()).unwrap();
+    half.write_all(b"#!/bin/sh\necho level 1\n").unwrap();
+    // Another one comes later, and is looked at and run.
+    std::fs::write(plugins.path("later.new"), "#!/bin/sh\necho level 7\n").unwrap();
+    std::fs::set_permissions(plugins.path("later.new"), executable).unwrap();
+    std::fs::rename(plugins.path("later.new"), plugins.path("later.sh")).unwrap();
+    for _ in 0..5 {
+        sub.wait_for("metrics of the later", |line| {
+            assert_eq!(leaf(line, "half", "level"), None, "half of it was run");
+            leaf(line, "later", "level")
+        });
+    }
+    half.write_all(b"echo whole 2\n").unwrap();
+    drop(half);
+    sub.wait_for("metrics of the whole", |line| leaf(line, "half", "whole"));
 }
 
 #[test]
