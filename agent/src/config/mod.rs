@@ -333,6 +333,19 @@ impl Settings {
         }
     }
 
+    /// What a plugin's process may use before it has said what its source is called: as that of this name, by its file; if the configuration knows none, as the one that may use most, for it may be that one.
+    #[must_use]
+    pub fn trial_limits_of(&self, by_file: &str) -> host::Limits {
+        if self.sources.contains_key(by_file) {
+            return self.limits_of(by_file);
+        }
+        let each = self.sources.keys().map(|name| self.limits_of(name));
+        each.fold(host::Limits::default(), |most, own| host::Limits {
+            memory_bytes: most.memory_bytes.max(own.memory_bytes),
+            open_files: most.open_files.max(own.open_files),
+        })
+    }
+
     /// For private copies of plugins.
     #[must_use]
     pub fn private_plugins(&self) -> Option<PathBuf> {

@@ -156,3 +156,18 @@ fn paths_in_a_file_are_relative_to_it() {
     let (dir, flags) = in_file("device = 'd'\ncerts = 'keys'\n");
     assert_eq!(resolve(flags, &[]).unwrap().certs, dir.path().join("keys"));
 }
+
+#[test]
+fn a_library_is_loaded_with_the_limits_of_its_name_or_of_whichever_it_may_be() {
+    let (_dir, flags) = in_file(
+        "[sources.model]\nmemory_bytes = 1073741824\n[sources.pump]\nopen_files = 1000\n[sources.small]\nmemory_bytes = 16777216\n",
+    );
+    let settings = resolve(flags, &[("DEVMON_DEVICE", "d")]).unwrap();
+    let of = |name: &str| {
+        let limits = settings.trial_limits_of(name);
+        (limits.memory_bytes >> 20, limits.open_files)
+    };
+    assert_eq!(of("model"), (1024, 256));
+    assert_eq!(of("small"), (16, 256));
+    assert_eq!(of("libother"), (1024, 1000), "it may be any of them");
+}

@@ -29,6 +29,8 @@ use super::{interpreter, memory, trust};
 
 /// As for a tree of a plugin: 10 000 leaves with long names.
 const MAX_OUTPUT_BYTES: usize = 4 * 1024 * 1024;
+/// Of the file that describes it: as many descriptors as it may have values, of 100 bytes each.
+const MAX_SIDECAR_BYTES: u64 = 1024 * 1024;
 /// `EX_UNAVAILABLE` of sysexits.h.
 const UNAVAILABLE: i32 = 69;
 /// How often the memory of its process group is looked at. Most end within it.
@@ -49,11 +51,24 @@ impl ExecFile {
     #[must_use]
     pub fn made(&self, name: &str) -> Made {
         let path = sidecar(&self.path);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
+        match std::fs::symlink_metadata(&path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Made::default(),
-            Err(e) => return problem(&path, &e),
+            _ => {}
+        }
+        // Others than those who may change the executable have no say in what its values are called.
+        let file = match trust::open(&path) {
+            Ok(file) => file,
+            Err(refusal) => return problem(&path, &refusal),
         };
+        let mut text = String::new();
+        match file.take(MAX_SIDECAR_BYTES + 1).read_to_string(&mut text) {
+            Ok(n) if n as u64 > MAX_SIDECAR_BYTES => {
+                let most = format!("longer than {MAX_SIDECAR_BYTES} bytes");
+                return problem(&path, &most);
+            }
+            Ok(_) => {}
+            Err(e) => return problem(&path, &e),
+        }
         let below = |d: Descriptor| d.below(name).map_err(|e| e.to_string());
         let read = descriptor::parse_toml(&text).map_err(|e| e.to_string());
         match read.and_then(|all| all.into_iter().map(below).collect()) {
@@ -377,6 +392,28 @@ mod tests {
             Answer::Failed(reason) => assert!(reason.contains("everyone may write"), "{reason}"),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn a_description_that_others_may_write_or_that_has_no_end_is_not_read() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let file = ExecFile {
+            path: dir.path().join("well.sh"),
+            copy: None,
+            limits: Limits::default(),
+        };
+        let problem = || file.made("well").problem.unwrap_or_default();
+        assert_eq!(problem(), "", "there is none");
+        let path = sidecar(&file.path);
+        let text = "[[metric]]\npath = \"/level\"\nunit = \"1\"\nkind = \"gauge\"\nhelp = \"X.\"\n";
+        std::fs::write(&path, text).unwrap();
+        assert_eq!(file.made("well").descriptors.len(), 1, "{}", problem());
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
+        assert!(problem().contains("everyone may write"), "{}", problem());
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        std::fs::write(&path, format!("{text}#{}", "x".repeat(1024 * 1024))).unwrap();
+        assert!(problem().contains("longer than"), "{}", problem());
     }
 
     fn leaves(output: &str) -> Vec<String> {

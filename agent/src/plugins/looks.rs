@@ -144,8 +144,9 @@ impl Looks {
             return None;
         }
         let file = self.waiting.pop_front().or_else(|| {
-            let due =
-                |(_, (_, at)): &(&String, &(u32, Option<Instant>))| at.is_some_and(|at| now >= at);
+            let due = |(file, (_, at)): &(&String, &(u32, Option<Instant>))| {
+                at.is_some_and(|at| now >= at) && !self.open.contains_key(*file)
+            };
             let room = self.under_way.len() < MOST_FOR_LATER;
             let (file, _) = self.later.iter().filter(|_| room).find(due)?;
             Some(file.clone())
@@ -183,7 +184,9 @@ impl Looks {
         let changing = self.changing.iter().filter(|(file, _)| free(file));
         let settled = changing.map(|(file, (_, since))| self.settled(file, *since));
         let room = self.under_way.len() < MOST_FOR_LATER;
-        let later = self.later.values().filter_map(|(_, at)| *at);
+        let closed = |file: &String| !self.open.contains_key(file); // else it is changing as well
+        let later = self.later.iter().filter(|(file, _)| closed(file));
+        let later = later.filter_map(|(_, (_, at))| *at);
         let wanted = !self.waiting.is_empty() && self.under_way.len() < MOST;
         let slots = self.under_way.values().map(|since| *since + SLOT);
         settled
