@@ -3,9 +3,9 @@
 use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::Command;
 
-use crate::support::{Plugins, agent, text};
+use crate::support::{Broker, Plugins, Process, agent, metrics, text};
 
 const GOOD: &str = "#!/bin/sh\necho level 7\n";
 
@@ -21,16 +21,16 @@ fn copy_of(stem: &str, end: &str, content: &str) -> String {
     format!("{stem}-{}{end}", hex.collect::<String>())
 }
 
-fn command(words: &[&str], plugins: &Plugins, tmp: &Path) -> Output {
-    agent()
+fn command(words: &[&str], plugins: &Plugins, tmp: &Path) -> Command {
+    let mut command = agent();
+    command
         .args(words)
         .args(["--device", "d", "--plugin-dir"])
         .arg(plugins.0.path())
         .arg("--state-dir")
         .arg(plugins.path("state"))
-        .env("TMPDIR", tmp)
-        .output()
-        .unwrap()
+        .env("TMPDIR", tmp);
+    command
 }
 
 fn entries(dir: &Path) -> Vec<PathBuf> {
@@ -55,7 +55,7 @@ fn a_command_at_the_terminal_neither_runs_nor_leaves_copies_in_the_state_directo
         &["plugins"],
         &["check"],
     ] {
-        let out = command(words, &plugins, tmp.path());
+        let out = command(words, &plugins, tmp.path()).output().unwrap();
         assert!(out.status.success(), "{words:?}: {out:?}");
         if words[0] == "collect" {
             assert_eq!(text(&out.stdout), "/well/level 7\n");
@@ -68,9 +68,50 @@ fn a_command_at_the_terminal_neither_runs_nor_leaves_copies_in_the_state_directo
 }
 
 #[test]
+fn copies_that_another_user_left_do_not_keep_an_agent_from_running() {
+    let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    if !is_root || !Path::new("/usr/bin/setpriv").exists() {
+        eprintln!("SKIPPED, for it needs root and setpriv: an agent of another user");
+        return;
+    }
+    let broker = Broker::start();
+    let mut sub = broker.subscribe("devmon/#");
+    let plugins = Plugins::with(&[]);
+    put(&plugins.path("well.sh"), GOOD, 0o755);
+    std::fs::set_permissions(plugins.0.path(), Permissions::from_mode(0o755)).unwrap();
+    // Where that user may read it.
+    std::fs::create_dir(plugins.path("bin")).unwrap();
+    let program = plugins.path("bin/devmon-agent");
+    std::fs::copy(agent().get_program(), &program).unwrap();
+    let state = plugins.path("state");
+    std::fs::create_dir_all(state.join("plugins")).unwrap();
+    for dir in [&state, &state.join("plugins")] {
+        chown(dir, Some(12_345), Some(12_345)).unwrap();
+    }
+    let roots = state.join("plugins").join(copy_of("well", ".sh", GOOD));
+    put(&roots, GOOD, 0o500);
+    let mut command = Command::new("/usr/bin/setpriv");
+    command
+        .args(["--reuid=12345", "--regid=12345", "--clear-groups"])
+        .arg(&program)
+        .args(["run", "--device", "t1", "--interval", "200ms", "--mqtt"])
+        .args([&broker.url(), "--plugin-dir"])
+        .arg(plugins.0.path())
+        .arg("--state-dir")
+        .arg(&state);
+    let _agent = Process::errors_of(&mut command);
+    sub.wait_for("its level", |line| {
+        let frames = metrics(line)?.frames;
+        let of = |f: &&devmon_core::wire::Frame| f.source.as_deref() == Some("well");
+        frames.iter().find(of).map(drop)
+    });
+    assert_eq!(std::fs::metadata(&roots).unwrap().uid(), 12_345);
+}
+
+#[test]
 fn check_makes_no_state_directory() {
     let (plugins, tmp) = (Plugins::with(&[]), tempfile::tempdir().unwrap());
-    let out = command(&["check"], &plugins, tmp.path());
+    let out = command(&["check"], &plugins, tmp.path()).output().unwrap();
     assert!(out.status.success(), "{out:?}");
     assert!(!plugins.path("state").exists());
     assert!(!text(&out.stderr).contains("state directory"), "{out:?}");
@@ -83,11 +124,11 @@ fn an_agent_does_not_start_where_others_could_change_what_it_runs() {
     let state = plugins.path("state");
     std::fs::create_dir_all(state.join("plugins")).unwrap();
     let refused = |part: &str| {
-        let out = command(&["run"], &plugins, tmp.path());
-        let said = text(&out.stderr);
-        assert_eq!(out.status.code(), Some(78), "{said}");
+        let mut run = Process::errors_of(&mut command(&["run"], &plugins, tmp.path()));
+        let said = run.wait_for_line("devmon-agent: ");
         assert!(said.contains(part), "{part}: {said}");
         assert!(said.contains("give another --state-dir"), "{said}");
+        assert_eq!(run.ended().code(), Some(78), "{said}");
     };
     std::fs::set_permissions(&state, Permissions::from_mode(0o777)).unwrap();
     refused("everyone may write to it: chmod o-w");
