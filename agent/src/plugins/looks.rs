@@ -74,6 +74,11 @@ impl Looks {
         held_up
     }
 
+    fn is_open(&self, file: &str, now: Instant) -> bool {
+        let forgotten = self.open.get(file).map(|at| *at + FORGOTTEN);
+        forgotten.is_some_and(|at| now < at)
+    }
+
     /// When a file that is different since then may be looked at, as far as its writer is known.
     fn settled(&self, file: &str, since: Instant) -> Instant {
         let forgotten = self.open.get(file).map(|at| *at + FORGOTTEN);
@@ -145,7 +150,7 @@ impl Looks {
         }
         let file = self.waiting.pop_front().or_else(|| {
             let due = |(file, (_, at)): &(&String, &(u32, Option<Instant>))| {
-                at.is_some_and(|at| now >= at) && !self.open.contains_key(*file)
+                at.is_some_and(|at| now >= at) && !self.is_open(file, now)
             };
             let room = self.under_way.len() < MOST_FOR_LATER;
             let (file, _) = self.later.iter().filter(|_| room).find(due)?;
@@ -184,8 +189,9 @@ impl Looks {
         let changing = self.changing.iter().filter(|(file, _)| free(file));
         let settled = changing.map(|(file, (_, since))| self.settled(file, *since));
         let room = self.under_way.len() < MOST_FOR_LATER;
-        let closed = |file: &String| !self.open.contains_key(file); // else it is changing as well
-        let later = self.later.iter().filter(|(file, _)| closed(file));
+        // What is open is changing as well.
+        let later = self.later.iter();
+        let later = later.filter(|(file, _)| !self.is_open(file, now));
         let later = later.filter_map(|(_, (_, at))| *at);
         let wanted = !self.waiting.is_empty() && self.under_way.len() < MOST;
         let slots = self.under_way.values().map(|since| *since + SLOT);
@@ -269,6 +275,19 @@ mod tests {
         let now = now + FORGOTTEN;
         looks.listed(now, vec![file("a", 2)]);
         assert_eq!(next(&mut looks, now).as_deref(), Some("a"), "forgotten");
+    }
+
+    #[test]
+    fn what_was_refused_is_not_looked_at_again_while_it_is_written_to() {
+        let (start, mut looks) = (Instant::now(), Looks::new(vec![file("a", 1)]));
+        assert!(looks.next(start).is_some());
+        assert!(looks.ended(start, "a", true));
+        looks.open(BTreeMap::from([("a".to_owned(), start)]));
+        let now = start + ms(2_000);
+        assert_eq!(next(&mut looks, now), None);
+        assert_eq!(looks.due(now), None);
+        let now = start + FORGOTTEN;
+        assert_eq!(next(&mut looks, now).as_deref(), Some("a"));
     }
 
     #[test]
