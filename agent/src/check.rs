@@ -3,6 +3,9 @@
 //! What would keep it from running is an error. What would cost metrics only is a warning, since the agent starts all the same: a source that nothing provides, a file that is refused, a
 //! source that fails in its first round, a state directory that can not be written to. Nothing is connected to.
 
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -12,7 +15,7 @@ use crate::config::Settings;
 use crate::plugins::directory;
 use crate::plugins::running::{self, Sources};
 use crate::plugins::supervise;
-use crate::show;
+use crate::{private, show};
 
 /// Prints warnings to standard error and one line that starts with `ok` to standard output. The broker's certificates are the caller's to read.
 pub async fn check(settings: &Settings) -> ExitCode {
@@ -52,6 +55,12 @@ pub async fn check(settings: &Settings) -> ExitCode {
             "no state directory: what the broker does not take is kept in memory only; give --state-dir",
         ),
         Some(dir) => {
+            // Root looks at what is another user's, whose agent runs there.
+            let of_another = rustix::process::geteuid().is_root()
+                && std::fs::metadata(dir).is_ok_and(|m| m.uid() != 0);
+            if !of_another && let Err(e) = private::judge(dir, &[]) {
+                warn(format_args!("an agent does not start like that: {e}"));
+            }
             if let Err(e) = writable(dir) {
                 let dir = dir.display();
                 warn(format_args!(
@@ -87,10 +96,17 @@ fn warn(problem: impl std::fmt::Display) {
     eprintln!("warning: {problem}");
 }
 
-/// Writes a file there and removes it; a directory that is not there yet is made, as `run` would.
+/// Writes a file there and removes it. In the place of a directory that is not there yet, as in the nearest one above that is: one that this made would belong to whoever typed the command, not to the service.
 fn writable(dir: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(dir)?;
-    let probe = dir.join(format!(".check-{}", std::process::id()));
-    std::fs::write(&probe, b"devmon-agent check")?;
-    std::fs::remove_file(&probe)
+    let dir = std::path::absolute(dir)?;
+    let there = dir.ancestors().find(|d| d.exists()).unwrap_or(&dir);
+    let probe = there.join(format!(".check-{}", std::process::id()));
+    // Made and not found: what is there already may be a link of somebody's.
+    let made = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&probe)?;
+    let written = (&made).write_all(b"devmon-agent check");
+    std::fs::remove_file(&probe)?;
+    written
 }

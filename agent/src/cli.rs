@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use devmon_core::tls::{CertFiles, TlsError};
 
-use crate::config::{DEFAULT_TOML, Flags, Settings};
+use crate::config::{Copies, DEFAULT_TOML, Flags, Settings};
 use crate::plugins::host;
+use crate::scratch::Scratch;
 use crate::show::{self, Format, print};
 use crate::{check, check_plugin, connection, daemon, footprint, log, private};
 
@@ -88,7 +89,7 @@ pub fn main() -> ExitCode {
         _ => {}
     }
     private::umask();
-    let settings = match Settings::resolve(&cli.flags, variable) {
+    let mut settings = match Settings::resolve(&cli.flags, variable) {
         Ok(settings) => settings,
         Err(e) => return refused(&e),
     };
@@ -99,6 +100,22 @@ pub fn main() -> ExitCode {
     if let Err(e) = log::start(settings.log_format, level) {
         return refused(&e);
     }
+    // The state directory is the service's: nothing that lies there is run by whoever types a command, and nothing is left there.
+    let tries_plugins = matches!(
+        cli.command,
+        Some(Command::Collect { .. } | Command::Plugins { .. } | Command::Check)
+    );
+    let scratch = tries_plugins.then(Scratch::new);
+    settings.copies = match &scratch {
+        None => Copies::InState,
+        Some(Ok(scratch)) => Copies::In(scratch.path().to_owned()),
+        Some(Err(e)) => {
+            eprintln!(
+                "warning: no place for private copies of plugins ({e}): they run from where they lie; TMPDIR names another"
+            );
+            Copies::Nowhere
+        }
+    };
     match cli.command {
         None | Some(Command::Run) => run(settings, cli.flags),
         Some(Command::Collect { format }) => match daemon::runtime() {
@@ -124,6 +141,16 @@ pub fn main() -> ExitCode {
 }
 
 fn run(settings: Settings, flags: Flags) -> ExitCode {
+    if let Some(state) = &settings.state_dir {
+        let below = [
+            settings.private_plugins(),
+            settings.spool_limits().map(|l| l.dir),
+        ];
+        let below: Vec<_> = below.into_iter().flatten().collect();
+        if let Err(e) = private::judge(state, &below) {
+            return refused(&e);
+        }
+    }
     let broker = match broker(&settings) {
         Ok(broker) => broker,
         Err(code) => return code,

@@ -34,6 +34,7 @@ pub mod plugins;
 mod private;
 pub mod publish;
 pub mod schedule;
+mod scratch;
 pub mod service;
 pub mod show;
 pub mod spool;

@@ -54,6 +54,16 @@ pub enum LogFormat {
     Journald,
 }
 
+/// Where private copies of plugins lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Copies {
+    /// In the state directory, if there is one.
+    InState,
+    In(PathBuf),
+    /// There are none: what runs, runs from where it lies.
+    Nowhere,
+}
+
 /// All that the agent needs to know, valid.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -74,6 +84,8 @@ pub struct Settings {
     pub jitter: Duration,
     /// For the agent's own files. `None`: there is no place that it could write to.
     pub state_dir: Option<PathBuf>,
+    /// Where private copies of plugins lie, if not in the state directory: a command at the terminal has its own.
+    pub copies: Copies,
     pub spool: SpoolSettings,
     /// Where sources run that say nothing about it themselves; `None`: bundled ones inline, others in processes.
     pub isolation: Option<Isolation>,
@@ -248,6 +260,7 @@ impl Settings {
             compression: file.compression.unwrap_or_default(),
             jitter: file.jitter.unwrap_or(DEFAULT_JITTER),
             state_dir,
+            copies: Copies::InState,
             spool: file.spool,
             isolation: file.isolation,
             sources: file.sources,
@@ -322,10 +335,27 @@ impl Settings {
         }
     }
 
+    /// What a plugin's process may use before it has said what its source is called: as that of this name, by its file; if the configuration knows none, as the one that may use most, for it may be that one.
+    #[must_use]
+    pub fn trial_limits_of(&self, by_file: &str) -> host::Limits {
+        if self.sources.contains_key(by_file) {
+            return self.limits_of(by_file);
+        }
+        let each = self.sources.keys().map(|name| self.limits_of(name));
+        each.fold(host::Limits::default(), |most, own| host::Limits {
+            memory_bytes: most.memory_bytes.max(own.memory_bytes),
+            open_files: most.open_files.max(own.open_files),
+        })
+    }
+
     /// For private copies of plugins.
     #[must_use]
     pub fn private_plugins(&self) -> Option<PathBuf> {
-        Some(self.state_dir.as_ref()?.join("plugins"))
+        match &self.copies {
+            Copies::InState => Some(self.state_dir.as_ref()?.join("plugins")),
+            Copies::In(dir) => Some(dir.clone()),
+            Copies::Nowhere => None,
+        }
     }
 
     /// The interval of a source: its own setting, else the plugin's wish, else the general one.

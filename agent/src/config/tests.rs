@@ -183,3 +183,18 @@ fn what_is_read_again_makes_no_combination_that_the_start_refuses() {
     assert!(new.keep_until_restart(&read("")).is_empty());
     assert_eq!(new.publish_every, Duration::from_secs(300));
 }
+
+#[test]
+fn a_library_is_loaded_with_the_limits_of_its_name_or_of_whichever_it_may_be() {
+    let (_dir, flags) = in_file(
+        "[sources.model]\nmemory_bytes = 1073741824\n[sources.pump]\nopen_files = 1000\n[sources.small]\nmemory_bytes = 16777216\n",
+    );
+    let settings = resolve(flags, &[("DEVMON_DEVICE", "d")]).unwrap();
+    let of = |name: &str| {
+        let limits = settings.trial_limits_of(name);
+        (limits.memory_bytes >> 20, limits.open_files)
+    };
+    assert_eq!(of("model"), (1024, 256));
+    assert_eq!(of("small"), (16, 256));
+    assert_eq!(of("libother"), (1024, 1000), "it may be any of them");
+}

@@ -178,7 +178,12 @@ pub fn verdict(
     }
     let mut opened = trust::open(path)?;
     let copied = match settings.private_plugins() {
-        Some(dir) => copy::keep(&mut opened, &file, &dir).map_err(|e| e.to_string()),
+        Some(dir) => match copy::keep(&mut opened, &file, &dir) {
+            Err(e) if e.kind() == std::io::ErrorKind::FileTooLarge => {
+                return Err(Refusal::TooLarge(copy::MAX_BYTES));
+            }
+            kept => kept.map_err(|e| e.to_string()),
+        },
         None => Err("there is no state directory".to_owned()),
     };
     drop(opened);
@@ -200,12 +205,14 @@ pub fn verdict(
             copy: copied.ok(),
         });
     }
+    let by_file = name_by_file(&file);
     let mut hosted = HostedPlugin {
         path: copied.clone().unwrap_or_else(|_| path.clone()),
         file: file.clone(),
-        limits: Limits::default(),
+        limits: settings.trial_limits_of(&by_file),
     };
-    let (mut host, hello) = Host::start(&hosted, trial)?;
+    let (mut host, hello) = Host::start(&hosted, trial)
+        .map_err(|refusal| with_limits(refusal, &by_file, hosted.limits))?;
     hosted.limits = settings.limits_of(&hello.name);
     // Ours are in Rust, and call themselves what their file is called: somebody else's file of that name gets a process.
     let bundled = matches!(hello.abi, Abi::Rust { .. })
@@ -245,6 +252,35 @@ pub fn verdict(
         kind,
         copy: copied.ok(),
     })
+}
+
+/// A refusal that may come of a limit names it, and the keys that change it. What lacks memory seldom says so: C writes through the null pointer.
+fn with_limits(refusal: Refusal, by_file: &str, limits: Limits) -> Refusal {
+    const MAY_BE: [&str; 9] = [
+        "signal 6 ",
+        "signal 7 ",
+        "signal 11 ",
+        "ended by itself",
+        "emory",
+        "bad_alloc",
+        "zero-fill",
+        "failed to map",
+        "open files",
+    ];
+    let (Refusal::Crashed(reason) | Refusal::Dlopen(reason)) = &refusal else {
+        return refusal;
+    };
+    if !MAY_BE.iter().any(|part| reason.contains(part)) {
+        return refusal;
+    }
+    let (mib, files) = (limits.memory_bytes >> 20, limits.open_files);
+    let reason = format!(
+        "{reason}; it had {mib} MiB of memory and {files} open files for that: memory_bytes and open_files in [sources.{by_file}] change it"
+    );
+    match refusal {
+        Refusal::Dlopen(_) => Refusal::Dlopen(reason),
+        _ => Refusal::Crashed(reason),
+    }
 }
 
 /// The candidates of a directory, in the order of their names.

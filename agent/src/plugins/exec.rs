@@ -6,7 +6,7 @@
 //! is the agent's private copy, so `$0` says nothing about files beside it).
 //! `NAME.metrics.toml` beside it describes its metrics, in the form of every plugin's `metrics.toml`.
 //!
-//! It runs with the limits of a plugin host ([`host`](super::host)) and ends with its agent, under the eyes of a [`warden`](super::warden). Over its time it is killed, with all processes of its group.
+//! It runs with the limits of a plugin host ([`host`](super::host)) and ends with its agent, under the eyes of a [`warden`](super::warden). Over its time it is killed, with all processes of its group; and so it is when these have more memory than it may, which is looked at while it runs for longer than [`LOOK`].
 
 use std::io::Read;
 use std::os::unix::process::CommandExt;
@@ -25,12 +25,16 @@ use super::host::{self, Limits, Log};
 use super::load::{Refusal, Round};
 use super::source::{Answer, Made, judge};
 use super::supervise::cut;
-use super::{interpreter, trust};
+use super::{interpreter, memory, trust};
 
 /// As for a tree of a plugin: 10 000 leaves with long names.
 const MAX_OUTPUT_BYTES: usize = 4 * 1024 * 1024;
+/// Of the file that describes it: as many descriptors as it may have values, of 100 bytes each.
+const MAX_SIDECAR_BYTES: u64 = 1024 * 1024;
 /// `EX_UNAVAILABLE` of sysexits.h.
 const UNAVAILABLE: i32 = 69;
+/// How often the memory of its process group is looked at. Most end within it.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// An executable file and how it is run.
 #[derive(Debug, Clone)]
@@ -47,11 +51,24 @@ impl ExecFile {
     #[must_use]
     pub fn made(&self, name: &str) -> Made {
         let path = sidecar(&self.path);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
+        match std::fs::symlink_metadata(&path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Made::default(),
-            Err(e) => return problem(&path, &e),
+            _ => {}
+        }
+        // Others than those who may change the executable have no say in what its values are called.
+        let file = match trust::open(&path) {
+            Ok(file) => file,
+            Err(refusal) => return problem(&path, &refusal),
         };
+        let mut text = String::new();
+        match file.take(MAX_SIDECAR_BYTES + 1).read_to_string(&mut text) {
+            Ok(n) if n as u64 > MAX_SIDECAR_BYTES => {
+                let most = format!("longer than {MAX_SIDECAR_BYTES} bytes");
+                return problem(&path, &most);
+            }
+            Ok(_) => {}
+            Err(e) => return problem(&path, &e),
+        }
         let below = |d: Descriptor| d.below(name).map_err(|e| e.to_string());
         let read = descriptor::parse_toml(&text).map_err(|e| e.to_string());
         match read.and_then(|all| all.into_iter().map(below).collect()) {
@@ -119,12 +136,9 @@ impl ExecFile {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
-        let until = Instant::now() + limit;
-        let ended = read(&mut child, log, until);
-        let ended = match ended {
-            Ok(output) => Ok((output, wait(&mut child, until))),
-            Err(problem) => Err(problem),
-        };
+        let mut watched = Watched::new(&child, limit, self.limits.memory_bytes);
+        let ended = read(&mut child, log, &mut watched)
+            .and_then(|output| wait(&mut child, &mut watched).map(|()| output));
         // Whatever it left running goes as well; then it can be waited for.
         if let Ok(id) = i32::try_from(child.id())
             && let Some(group) = rustix::process::Pid::from_raw(id)
@@ -134,10 +148,12 @@ impl ExecFile {
         let status = child.wait()?;
         log.flush();
         let (output, status) = match ended {
-            Ok((output, true)) => (output, status),
-            Ok((_, false)) => return Ok(too_slow(limit)),
-            Err(Problem::TooSlow) => return Ok(too_slow(limit)),
-            Err(Problem::TooMuch) => {
+            Ok(output) => (output, status),
+            Err(Problem::Slow) => return Ok(too_slow(limit)),
+            Err(Problem::Large(beyond)) => {
+                return Ok(Answer::Crashed(format!("{beyond} and was killed")));
+            }
+            Err(Problem::Talkative) => {
                 let reason = format!("printed more than {MAX_OUTPUT_BYTES} bytes");
                 return Ok(Answer::Failed(reason));
             }
@@ -187,20 +203,56 @@ fn too_slow(limit: Duration) -> Answer {
 }
 
 enum Problem {
-    TooSlow,
-    TooMuch,
+    Slow,
+    /// It printed more than it may.
+    Talkative,
+    /// It has more memory than it may, in words.
+    Large(String),
+}
+
+/// A run's time and memory.
+struct Watched {
+    group: u32,
+    until: Instant,
+    look: Instant,
+    memory_bytes: u64,
+}
+
+impl Watched {
+    fn new(child: &Child, limit: Duration, memory_bytes: u64) -> Self {
+        let now = Instant::now();
+        Self {
+            group: child.id(),
+            until: now + limit,
+            look: now + LOOK,
+            memory_bytes,
+        }
+    }
+
+    /// For how long it may be waited for now.
+    fn left(&mut self) -> Result<Duration, Problem> {
+        let now = Instant::now();
+        if now >= self.until {
+            return Err(Problem::Slow);
+        }
+        if now >= self.look {
+            let resident = memory::of_group(self.group, self.memory_bytes);
+            if let Some(beyond) = memory::beyond(resident, self.memory_bytes) {
+                return Err(Problem::Large(beyond));
+            }
+            self.look = Instant::now() + LOOK;
+        }
+        Ok(self.until.min(self.look).saturating_duration_since(now))
+    }
 }
 
 /// Reads both streams to their end.
-fn read(child: &mut Child, log: &mut Log, until: Instant) -> Result<Vec<u8>, Problem> {
+fn read(child: &mut Child, log: &mut Log, watched: &mut Watched) -> Result<Vec<u8>, Problem> {
     let (mut stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
     let mut output = Vec::new();
     let mut buffer = [0; 8192];
     while stdout.is_some() || stderr.is_some() {
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(Problem::TooSlow);
-        }
+        let left = watched.left()?;
         let (mut out, mut err) = (false, false);
         {
             let mut waits = Vec::new();
@@ -221,7 +273,7 @@ fn read(child: &mut Child, log: &mut Log, until: Instant) -> Result<Vec<u8>, Pro
                 _ => stdout = None,
             }
             if output.len() > MAX_OUTPUT_BYTES {
-                return Err(Problem::TooMuch);
+                return Err(Problem::Talkative);
             }
         }
         if err {
@@ -235,14 +287,12 @@ fn read(child: &mut Child, log: &mut Log, until: Instant) -> Result<Vec<u8>, Pro
 }
 
 /// A process that closed its streams may still run.
-fn wait(child: &mut Child, until: Instant) -> bool {
-    loop {
-        match child.try_wait() {
-            Ok(None) if Instant::now() < until => std::thread::sleep(Duration::from_millis(2)),
-            Ok(None) => return false,
-            _ => return true,
-        }
+fn wait(child: &mut Child, watched: &mut Watched) -> Result<(), Problem> {
+    while let Ok(None) = child.try_wait() {
+        watched.left()?;
+        std::thread::sleep(Duration::from_millis(2));
     }
+    Ok(())
 }
 
 /// What it printed, as an answer.
@@ -342,6 +392,28 @@ mod tests {
             Answer::Failed(reason) => assert!(reason.contains("everyone may write"), "{reason}"),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn a_description_that_others_may_write_or_that_has_no_end_is_not_read() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let file = ExecFile {
+            path: dir.path().join("well.sh"),
+            copy: None,
+            limits: Limits::default(),
+        };
+        let problem = || file.made("well").problem.unwrap_or_default();
+        assert_eq!(problem(), "", "there is none");
+        let path = sidecar(&file.path);
+        let text = "[[metric]]\npath = \"/level\"\nunit = \"1\"\nkind = \"gauge\"\nhelp = \"X.\"\n";
+        std::fs::write(&path, text).unwrap();
+        assert_eq!(file.made("well").descriptors.len(), 1, "{}", problem());
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
+        assert!(problem().contains("everyone may write"), "{}", problem());
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        std::fs::write(&path, format!("{text}#{}", "x".repeat(1024 * 1024))).unwrap();
+        assert!(problem().contains("longer than"), "{}", problem());
     }
 
     fn leaves(output: &str) -> Vec<String> {

@@ -84,6 +84,11 @@ pub enum Refusal {
     /// Whoever may write to the file is not trusted.
     #[error("{0}")]
     Untrusted(String),
+    /// More than a plugin may have, in bytes.
+    #[error(
+        "larger than {} MiB, which is no plugin's size: run it from a small script", .0 >> 20
+    )]
+    TooLarge(u64),
     /// Its host ended or did not answer.
     #[error("{0}")]
     Crashed(String),

@@ -1,6 +1,6 @@
 //! Which files of the plugin directory are to be looked at, and when. Pure: listings and time come in.
 //!
-//! **Promises** that a file is looked at once it has stayed the same for [`SETTLE`], each by its own clock; that one file is looked at by one thread at a time; that files which hang
+//! **Promises** that a file is looked at once it has stayed the same for [`SETTLE`] and whoever wrote to it has closed it, as far as that is known, each by its own clock; that one file is looked at by one thread at a time; that files which hang
 //! while they are looked at hold up others for [`SLOT`] at most, up to [`MOST`] of them; and that one which was refused for something that may pass is looked at again,
 //! ever more seldom. What a look is, and what follows from it, is left to [`watch`](super::watch).
 
@@ -12,6 +12,10 @@ use super::supervise::MAX_BACKOFF;
 
 /// A file that is being written changes more often than this.
 pub const SETTLE: Duration = Duration::from_secs(1);
+/// A writer that has not closed its file for so long after it last wrote has forgotten it, or its closing went unseen.
+pub const FORGOTTEN: Duration = Duration::from_secs(600);
+/// A file that a writer holds up for longer is worth a line in the log.
+const HELD_UP: Duration = Duration::from_secs(5);
 /// Looks that begin side by side: each loads a file in a process of its own, and a small device has one core.
 const SIDE_BY_SIDE: usize = 4;
 /// A look takes milliseconds. One that takes longer than this only waits for its file, and the next one may begin.
@@ -27,6 +31,10 @@ pub struct Looks {
     seen: BTreeMap<String, Candidate>,
     /// Different from that, since when; `None`: gone.
     changing: BTreeMap<String, (Option<Candidate>, Instant)>,
+    /// Written to and not closed since; when last.
+    open: BTreeMap<String, Instant>,
+    /// Of these, those that the log knows of.
+    told: BTreeSet<String>,
     waiting: VecDeque<String>,
     /// Since when.
     under_way: BTreeMap<String, Instant>,
@@ -45,6 +53,36 @@ impl Looks {
             seen: first.into_iter().map(|c| (c.file(), c)).collect(),
             ..Self::default()
         }
+    }
+
+    /// Which files are written to and not closed yet, since when; counts for the next listing.
+    pub fn open(&mut self, open: BTreeMap<String, Instant>) {
+        self.open = open;
+    }
+
+    /// Files that are not looked at since a writer has not closed them for long; each is said once.
+    pub fn held_up(&mut self, now: Instant) -> Vec<String> {
+        self.told.retain(|file| self.open.contains_key(file));
+        let is_held_up = |(file, (_, since)): &(&String, &(Option<Candidate>, Instant))| {
+            now.saturating_duration_since(*since) >= HELD_UP
+                && self.open.contains_key(*file)
+                && !self.told.contains(*file)
+        };
+        let held_up = self.changing.iter().filter(is_held_up);
+        let held_up: Vec<String> = held_up.map(|(file, _)| file.clone()).collect();
+        self.told.extend(held_up.iter().cloned());
+        held_up
+    }
+
+    fn is_open(&self, file: &str, now: Instant) -> bool {
+        let forgotten = self.open.get(file).map(|at| *at + FORGOTTEN);
+        forgotten.is_some_and(|at| now < at)
+    }
+
+    /// When a file that is different since then may be looked at, as far as its writer is known.
+    fn settled(&self, file: &str, since: Instant) -> Instant {
+        let forgotten = self.open.get(file).map(|at| *at + FORGOTTEN);
+        forgotten.map_or(since + SETTLE, |at| at.max(since + SETTLE))
     }
 
     /// Takes a listing of the directory; gives the files that are gone for good.
@@ -67,7 +105,7 @@ impl Looks {
             }
             match self.changing.get(&file) {
                 Some((last, since)) if *last == candidate => {
-                    if now.saturating_duration_since(*since) < SETTLE {
+                    if now < self.settled(&file, *since) {
                         continue;
                     }
                 }
@@ -111,8 +149,9 @@ impl Looks {
             return None;
         }
         let file = self.waiting.pop_front().or_else(|| {
-            let due =
-                |(_, (_, at)): &(&String, &(u32, Option<Instant>))| at.is_some_and(|at| now >= at);
+            let due = |(file, (_, at)): &(&String, &(u32, Option<Instant>))| {
+                at.is_some_and(|at| now >= at) && !self.is_open(file, now)
+            };
             let room = self.under_way.len() < MOST_FOR_LATER;
             let (file, _) = self.later.iter().filter(|_| room).find(due)?;
             Some(file.clone())
@@ -148,9 +187,12 @@ impl Looks {
     pub fn due(&self, now: Instant) -> Option<Instant> {
         let free = |file: &String| !self.under_way.contains_key(file);
         let changing = self.changing.iter().filter(|(file, _)| free(file));
-        let settled = changing.map(|(_, (_, since))| *since + SETTLE);
+        let settled = changing.map(|(file, (_, since))| self.settled(file, *since));
         let room = self.under_way.len() < MOST_FOR_LATER;
-        let later = self.later.values().filter_map(|(_, at)| *at);
+        // What is open is changing as well.
+        let later = self.later.iter();
+        let later = later.filter(|(file, _)| !self.is_open(file, now));
+        let later = later.filter_map(|(_, (_, at))| *at);
         let wanted = !self.waiting.is_empty() && self.under_way.len() < MOST;
         let slots = self.under_way.values().map(|since| *since + SLOT);
         settled
@@ -208,6 +250,44 @@ mod tests {
         assert_eq!(next(&mut looks, now + SETTLE).as_deref(), Some("b"));
         assert!(looks.ended(now + SETTLE, "b", false));
         assert!(looks.idle());
+    }
+
+    #[test]
+    fn a_file_that_is_written_to_counts_once_it_is_closed() {
+        let (start, mut looks) = (Instant::now(), Looks::default());
+        let open = |at| BTreeMap::from([("a".to_owned(), at)]);
+        looks.open(open(start));
+        looks.listed(start, vec![file("a", 1)]);
+        assert_eq!(looks.due(start), Some(start + FORGOTTEN));
+        let now = start + ms(4_000);
+        looks.listed(now, vec![file("a", 1)]);
+        assert_eq!(next(&mut looks, now), None, "its writer paused");
+        assert!(looks.held_up(now).is_empty());
+        let now = start + ms(6_000);
+        assert_eq!(looks.held_up(now), ["a"]);
+        assert!(looks.held_up(now).is_empty(), "once");
+        looks.open(BTreeMap::new());
+        looks.listed(now, vec![file("a", 1)]);
+        assert_eq!(next(&mut looks, now).as_deref(), Some("a"), "at once");
+        assert!(looks.ended(now, "a", false));
+        looks.open(open(now));
+        looks.listed(now, vec![file("a", 2)]);
+        let now = now + FORGOTTEN;
+        looks.listed(now, vec![file("a", 2)]);
+        assert_eq!(next(&mut looks, now).as_deref(), Some("a"), "forgotten");
+    }
+
+    #[test]
+    fn what_was_refused_is_not_looked_at_again_while_it_is_written_to() {
+        let (start, mut looks) = (Instant::now(), Looks::new(vec![file("a", 1)]));
+        assert!(looks.next(start).is_some());
+        assert!(looks.ended(start, "a", true));
+        looks.open(BTreeMap::from([("a".to_owned(), start)]));
+        let now = start + ms(2_000);
+        assert_eq!(next(&mut looks, now), None);
+        assert_eq!(looks.due(now), None);
+        let now = start + FORGOTTEN;
+        assert_eq!(next(&mut looks, now).as_deref(), Some("a"));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! **Promises** that what is judged is what is read: a file is opened once, the open file is judged, and it is handed on to be copied from. A symbolic link is judged by what it points to.
 //! Trusted are root, the agent's user, root's group, and the agent's own group if nobody else is in it (many systems give each user a group of the same name, and files writable
-//! for it). Directories above the plugin directory are left to whoever set up the machine.
+//! for it). An access list (POSIX ACL) may name users that the mode does not show: with one, nobody but the owner may write. Directories above the plugin directory are left to whoever set up the machine.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -11,6 +11,9 @@ use std::path::Path;
 use rustix::fs::OFlags;
 
 use super::load::Refusal;
+
+/// Where Linux keeps an access list (acl(5)); not there if the mode says it all.
+const ACL: &str = "system.posix_acl_access";
 
 /// Opens a plugin's file for reading, if nobody else could have written it.
 ///
@@ -27,7 +30,8 @@ pub fn open(path: &Path) -> Result<File, Refusal> {
     if !metadata.is_file() {
         return Err(Refusal::NotARegularFile);
     }
-    judge(&metadata).map_err(Refusal::Untrusted)?;
+    let listed = rustix::fs::fgetxattr_query(&file, ACL).is_ok();
+    judge(&metadata, listed).map_err(Refusal::Untrusted)?;
     Ok(file)
 }
 
@@ -39,23 +43,57 @@ pub fn directory(dir: &Path) -> Result<(), Refusal> {
     let shown = dir.display();
     let metadata = std::fs::metadata(dir)
         .map_err(|e| Refusal::Unreadable(format!("its directory {shown}: {e}")))?;
-    judge(&metadata).map_err(|e| Refusal::Untrusted(format!("its directory {shown}: {e}")))
+    judge(&metadata, has_list(dir))
+        .map_err(|e| Refusal::Untrusted(format!("its directory {shown}: {e}")))
 }
 
-fn judge(metadata: &Metadata) -> Result<(), String> {
-    let (uid, gid) = (
-        rustix::process::geteuid().as_raw(),
-        rustix::process::getegid().as_raw(),
-    );
-    let owner = metadata.uid();
+/// Judges a directory that the agent keeps its own things in, if it is there.
+///
+/// # Errors
+/// What is wrong with it and what to do.
+pub(crate) fn state_directory(dir: &Path) -> Result<(), String> {
+    match std::fs::metadata(dir) {
+        Ok(metadata) => judge(&metadata, has_list(dir)),
+        Err(_) => Ok(()), // whoever uses it says so
+    }
+}
+
+/// The same, of its owner alone.
+///
+/// # Errors
+/// What is wrong with it and what to do.
+pub(crate) fn owner_of(dir: &Path) -> Result<(), String> {
+    std::fs::metadata(dir).map_or(Ok(()), |m| judge_owner(&m))
+}
+
+fn has_list(path: &Path) -> bool {
+    rustix::fs::getxattr_query(path, ACL).is_ok()
+}
+
+fn judge_owner(metadata: &Metadata) -> Result<(), String> {
+    let (owner, uid) = (metadata.uid(), rustix::process::geteuid().as_raw());
     if owner != 0 && owner != uid {
         return Err(format!(
             "it belongs to user {owner}, who could change what the agent runs: chown it to root or to the agent's user ({uid})"
         ));
     }
+    Ok(())
+}
+
+/// `listed`: it has an access list.
+fn judge(metadata: &Metadata, listed: bool) -> Result<(), String> {
+    judge_owner(metadata)?;
+    let (uid, gid) = (
+        rustix::process::geteuid().as_raw(),
+        rustix::process::getegid().as_raw(),
+    );
     let mode = metadata.mode();
     if mode & 0o002 != 0 {
         return Err("everyone may write to it: chmod o-w".into());
+    }
+    // With a list, these bits are its mask: what the most of those whom it names may do.
+    if mode & 0o020 != 0 && listed {
+        return Err("its access list lets others write to it: setfacl -b it, or chmod g-w".into());
     }
     let group = metadata.gid();
     if mode & 0o020 != 0 && group != 0 && !(group == gid && own_group(gid, uid)) {
@@ -172,6 +210,43 @@ mod tests {
             open(&to("to-dir", dir.path())).unwrap_err(),
             Refusal::NotARegularFile
         );
+    }
+
+    #[test]
+    fn an_access_list_that_lets_others_write_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = put(dir.path(), "liba.so", 0o644);
+        // acl(5) on disk: a version, then tag, permissions and id of each entry. `user::rw-`, `user:12345:rw-`, `group::r--`, `mask::rw-`, `other::r--`.
+        let mut list = vec![2, 0, 0, 0];
+        let nobody = u32::MAX;
+        for (tag, may, id) in [
+            (0x01_u16, 6_u16, nobody),
+            (0x02, 6, 12_345),
+            (0x04, 4, nobody),
+            (0x10, 6, nobody),
+            (0x20, 4, nobody),
+        ] {
+            list.extend(tag.to_le_bytes());
+            list.extend(may.to_le_bytes());
+            list.extend(id.to_le_bytes());
+        }
+        let set = |path: &Path| {
+            let flags = rustix::fs::XattrFlags::empty();
+            rustix::fs::setxattr(path, ACL, &list, flags).is_ok()
+        };
+        if !set(&path) {
+            eprintln!("SKIPPED, for this file system has no access lists");
+            return;
+        }
+        let shown = std::fs::metadata(&path).unwrap().mode() & 0o777;
+        assert_eq!(shown, 0o664, "as if it were the group's");
+        let refused = refused(open(&path));
+        assert!(refused.contains("access list"), "{refused}");
+        assert!(set(dir.path()));
+        let refused = directory(dir.path()).unwrap_err().to_string();
+        assert!(refused.contains("access list"), "{refused}");
+        std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        assert!(open(&path).is_ok(), "its mask lets nobody write");
     }
 
     #[test]

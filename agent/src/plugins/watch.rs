@@ -2,9 +2,10 @@
 //!
 //! **Promises** that a change takes effect within five seconds, whatever other files do ([`looks`](super::looks)), also when another directory is put in the place of this one. inotify
 //! says when to look, never what happened: its order is not dependable, its limits are low, and network file systems say nothing. So each event means "look soon", and the
-//! directory is looked at every [`RESCAN`] in any case. Each file is looked at on a thread of its own, and its verdict goes to the daemon as it comes.
+//! directory is looked at every [`RESCAN`] in any case. One thing only it can say: that a file was written to and not closed yet ([`open`](super::open)), so that half a script is not run while its writer pauses. Each file is looked at on a thread of its own, and its verdict goes to the daemon as it comes.
 
 use std::io::Write;
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
@@ -22,6 +23,7 @@ use tracing::warn;
 use super::directory::{Candidate, Found, candidates, verdict};
 use super::load::Refusal;
 use super::looks::Looks;
+use super::open::Open;
 use super::{copy, source};
 use crate::config::Settings;
 
@@ -166,7 +168,8 @@ impl Directory {
             let now = Instant::now();
             let due = self.looks.due(now);
             let due = due.map_or(RESCAN, |at| at.saturating_duration_since(now).max(pause));
-            wait(&watched, woken, due.min(watched.rescan()));
+            let due = due.min(watched.rescan());
+            wait(&mut watched, woken, due);
             pause = PAUSE;
             let mut told = Vec::new();
             loop {
@@ -193,8 +196,15 @@ impl Directory {
             }
             match candidates(&self.settings.plugin_dir) {
                 Ok(listed) => {
+                    self.looks.open(watched.open.files.clone());
                     let gone = self.looks.listed(Instant::now(), listed);
                     told.extend(gone.into_iter().map(|file| Change::Removed { file }));
+                    for file in self.looks.held_up(Instant::now()) {
+                        warn!(
+                            file,
+                            "somebody has this open for writing: it is looked at once it is closed"
+                        );
+                    }
                 }
                 Err(e) => {
                     warn!(error = %e, "the plugin directory can not be listed");
@@ -250,6 +260,7 @@ struct Watched {
     fd: Option<OwnedFd>,
     identity: Option<(u64, u64)>,
     linked: bool,
+    open: Open,
 }
 
 impl Watched {
@@ -260,6 +271,7 @@ impl Watched {
             fd: inotify_of(dir),
             identity,
             linked: std::fs::canonicalize(dir).ok() != absolute,
+            open: Open::default(),
         }
     }
 
@@ -296,7 +308,7 @@ fn inotify_of(dir: &Path) -> Option<OwnedFd> {
 }
 
 /// Until something happens, or the time is over; then a moment more, and whatever was said is taken off.
-fn wait(watched: &Watched, woken: &UnixStream, limit: Duration) {
+fn wait(watched: &mut Watched, woken: &UnixStream, limit: Duration) {
     let mut waits = vec![PollFd::new(woken, PollFlags::IN)];
     waits.extend(watched.fd.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
     let happened = poll(&mut waits, Timespec::try_from(limit).ok().as_ref()).unwrap_or(0) > 0;
@@ -306,16 +318,47 @@ fn wait(watched: &Watched, woken: &UnixStream, limit: Duration) {
     if waits.get(1).is_some_and(|w| !w.revents().is_empty()) {
         std::thread::sleep(DEBOUNCE);
     }
-    let mut buffer = [0; 4096];
     if let Some(fd) = &watched.fd {
-        while rustix::io::read(fd, &mut buffer).is_ok_and(|n| n > 0) {}
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let (mut events, now) = (inotify::Reader::new(fd, &mut buffer), Instant::now());
+        while let Ok(event) = events.next() {
+            let name = event.file_name().unwrap_or_default().to_string_lossy();
+            watched
+                .open
+                .heard(now, event.events(), event.cookie(), &name);
+        }
     }
+    let mut buffer = [0; 256];
     while rustix::io::read(woken, &mut buffer).is_ok_and(|n| n > 0) {}
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
+
+    #[test]
+    fn a_file_is_open_from_its_first_byte_until_it_is_closed_whatever_it_is_called_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut watched = Watched::new(dir.path());
+        let (_waker, woken) = UnixStream::pair().unwrap();
+        woken.set_nonblocking(true).unwrap();
+        let mut open = || {
+            wait(&mut watched, &woken, Duration::from_secs(10));
+            let files = watched.open.files.keys();
+            files.cloned().collect::<Vec<_>>()
+        };
+        let mut file = File::create(dir.path().join("a.tmp")).unwrap();
+        file.write_all(b"#!/bin/sh\n").unwrap();
+        assert_eq!(open(), ["a.tmp"]);
+        std::fs::rename(dir.path().join("a.tmp"), dir.path().join("a")).unwrap();
+        assert_eq!(open(), ["a"]);
+        drop(file);
+        assert!(open().is_empty());
+        let _file = File::create(dir.path().join("b")).unwrap();
+        std::fs::write(dir.path().join("a"), "whole").unwrap();
+        assert!(open().is_empty());
+    }
 
     #[test]
     fn a_directory_put_in_the_place_of_another_is_watched_in_its_place() {

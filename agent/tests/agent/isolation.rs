@@ -1,6 +1,7 @@
 //! What plugins may do to their agent, and what changes in the directory do to a running one.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -9,7 +10,8 @@ use devmon_core::{Node, Value};
 use serde_json::Value as Json;
 
 use crate::support::{
-    Broker, DEADLINE, Plugins, Process, agent, compile, json, metrics, peak_kb, publish, run, text,
+    Broker, DEADLINE, Plugins, Process, agent, compile, json, metrics, peak_kb, program, publish,
+    run, text,
 };
 
 /// The named source in an `about` message.
@@ -465,6 +467,34 @@ fn a_file_that_could_not_be_loaded_once_is_tried_again() {
 }
 
 #[test]
+fn half_a_script_is_not_run_while_its_writer_pauses() {
+    let broker = Broker::start();
+    let mut sub = broker.subscribe("devmon/#");
+    let plugins = Plugins::with(&["two-a"]);
+    let _agent = publish("i13", &broker, &plugins, &["--interval", "200ms"]);
+    sub.wait_for("metrics of the first", |line| {
+        (!ticks_of(line, "two-a").is_empty()).then_some(())
+    });
+    let executable = std::fs::Permissions::from_mode(0o755);
+    let mut half = std::fs::File::create(plugins.path("half.sh")).unwrap();
+    half.set_permissions(executable.clone()).unwrap();
+    half.write_all(b"#!/bin/sh\necho level 1\n").unwrap();
+    // Another one comes later, and is looked at and run.
+    std::fs::write(plugins.path("later.new"), "#!/bin/sh\necho level 7\n").unwrap();
+    std::fs::set_permissions(plugins.path("later.new"), executable).unwrap();
+    std::fs::rename(plugins.path("later.new"), plugins.path("later.sh")).unwrap();
+    for _ in 0..5 {
+        sub.wait_for("metrics of the later", |line| {
+            assert_eq!(leaf(line, "half", "level"), None, "half of it was run");
+            leaf(line, "later", "level")
+        });
+    }
+    half.write_all(b"echo whole 2\n").unwrap();
+    drop(half);
+    sub.wait_for("metrics of the whole", |line| leaf(line, "half", "whole"));
+}
+
+#[test]
 fn another_directory_put_in_the_place_of_the_first_is_followed() {
     let broker = Broker::start();
     let mut sub = broker.subscribe("devmon/#");
@@ -676,6 +706,53 @@ fn memory_that_the_kernel_counts_nowhere_is_limited_too() {
     wait_for_state(
         &mut sub,
         "shared",
+        "failing",
+        "MiB of memory (its limit is 32 MiB)",
+    );
+}
+
+#[test]
+fn the_memory_of_all_that_an_executable_starts_is_limited_and_what_they_share_counts_once() {
+    let plugins = Plugins::with(&[]);
+    let modes: [(&str, &[&str]); 3] = [
+        ("forks", &["FORKS=4", "BEYOND"]),
+        ("shared", &["SHARED", "BEYOND"]),
+        ("copy", &["FORKS=4", "COPY"]),
+    ];
+    let mut config = String::new();
+    for (name, defines) in modes {
+        program("large", &plugins.path(name), defines);
+        config += &format!("[sources.{name}]\nmemory_bytes = 67108864\n");
+    }
+    let config = plugins.config(&config);
+    let args = ["collect", "--device", "d", "--format", "json"];
+    let out = run(&[&args[..], &["--config", &config]].concat(), &plugins);
+    let collected: Json = serde_json::from_slice(&out.stdout).unwrap();
+    for source in collected["sources"].as_array().unwrap() {
+        let reason = source["reason"].as_str().unwrap_or_default();
+        if source["name"] == "copy" {
+            assert_eq!(source["state"], "ok", "{reason}");
+        } else {
+            let part = "MiB of memory (its limit is 64 MiB) and was killed";
+            assert_eq!(source["state"], "failing");
+            assert!(reason.contains(part), "{source}");
+        }
+    }
+    assert_eq!(collected["sources"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn the_memory_of_what_a_plugin_starts_counts_as_its_own() {
+    let broker = Broker::start();
+    let mut sub = broker.subscribe("devmon/#");
+    let plugins = Plugins::with(&[]);
+    plugins.c_as("bad", "libparent.so", &["MODE=CHILDREN", "VERSION=1"]);
+    let config = plugins.config("[sources.parent]\nmemory_bytes = 33554432\n");
+    let args = ["--interval", "200ms", "--config", &config];
+    let _agent = publish("i12", &broker, &plugins, &args);
+    wait_for_state(
+        &mut sub,
+        "parent",
         "failing",
         "MiB of memory (its limit is 32 MiB)",
     );

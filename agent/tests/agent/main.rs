@@ -16,3 +16,4 @@ mod publish;
 mod spool;
 mod support;
 mod tls;
+mod trust;

@@ -267,6 +267,23 @@ fn a_description_that_can_not_be_used_is_the_sources_reason() {
 }
 
 #[test]
+fn the_limits_of_a_source_hold_while_its_library_is_loaded_and_are_named() {
+    let plugins = Plugins::with(&[]);
+    plugins.c_as("at_load", "libmodel.so", &["MIB=200"]);
+    let refused = verdict(&plugins, "libmodel.so");
+    let reason = refused["reason"].as_str().unwrap();
+    assert!(
+        reason.contains("128 MiB of memory") && reason.contains("memory_bytes"),
+        "{reason}"
+    );
+    assert!(reason.contains("[sources.model]"), "{reason}");
+    let config = plugins.config("[sources.model]\nmemory_bytes = 1073741824\n");
+    let (collected, ok) = collect(&plugins, &["--config", &config]);
+    assert!(ok, "{collected}");
+    assert_eq!(collected["metrics"]["model"], json!({"version": 1}));
+}
+
+#[test]
 fn a_source_can_be_switched_off() {
     let plugins = Plugins::with(&["two-a", "two-b"]);
     let config = plugins.path("agent.toml");

@@ -126,7 +126,7 @@ fn a_full_disk_leaves_memory_and_is_used_again_when_it_has_room() {
     let mut broker = no_broker();
     let plugins = Plugins::with(&["two-a"]);
     let state = plugins.path("state");
-    let Some(_disk) = SmallDisk::mount(&state, "size=256k") else {
+    let Some(_disk) = SmallDisk::mount(&state, "size=256k,mode=0700") else {
         return;
     };
     let filler = state.join("filler");

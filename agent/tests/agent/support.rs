@@ -67,11 +67,20 @@ impl Plugins {
     }
 }
 
-/// Compiles a C file of tests/plugins/c.
+/// Compiles a C file of tests/plugins/c to a library.
 pub(crate) fn compile(stem: &str, out: &Path, defines: &[&str]) {
+    cc(&["-shared", "-fPIC"], stem, out, defines);
+}
+
+/// Compiles a C file of tests/plugins/c to a program.
+pub(crate) fn program(stem: &str, out: &Path, defines: &[&str]) {
+    cc(&[], stem, out, defines);
+}
+
+fn cc(flags: &[&str], stem: &str, out: &Path, defines: &[&str]) {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/plugins/c/{stem}.c"));
     let mut cc = Command::new("cc");
-    cc.args(["-shared", "-fPIC"])
+    cc.args(flags)
         .args(defines.iter().map(|d| format!("-D{d}")));
     cc.arg("-o").arg(out).arg(source);
     assert!(cc.status().unwrap().success());

@@ -5,8 +5,8 @@
 //! It is the first of a process group, which ends with it. A process that the plugin started may leave the group and hold standard error and the socket for ever: nothing here waits for
 //! their ends, only for the host's own.
 //!
-//! `RLIMIT_DATA` is the first limit of memory and counts no shared mappings; so what is resident is looked at as well, at each answer and each second of waiting for one. And under pressure the
-//! kernel is told to take a host before its agent.
+//! `RLIMIT_DATA` is the first limit of memory and counts no shared mappings; so what is resident is looked at as well ([`memory`]), at each answer and each second of waiting for one; with all of its process
+//! group while it is waited for, and else every ten seconds. And under pressure the kernel is told to take a host before its agent.
 //!
 //! Both talk over a socket pair, the host's standard input. Each message is four bytes of length, little-endian, and JSON:
 //!
@@ -49,6 +49,7 @@ pub(super) use log::Log;
 pub use protocol::Hello;
 
 use super::load::{Refusal, Round};
+use super::memory;
 use super::source::{Answer, Made, judge};
 use command::host_command;
 use log::Heard;
@@ -64,11 +65,13 @@ const GONE: Duration = Duration::from_secs(2);
 const LAST_WORDS_BYTES: usize = 64 * 1024;
 /// How often a host's memory is looked at while it is waited for.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often that of its children is, while it answers: all processes of the machine are gone through for it.
+const LOOK_AT_GROUP: Duration = Duration::from_secs(10);
 
 /// What a host may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Of writable private memory (`RLIMIT_DATA`), and of what is resident without files' pages, in bytes.
+    /// Of each process's writable private memory (`RLIMIT_DATA`), and of what all of its process group have resident without files' pages, in bytes.
     pub memory_bytes: u64,
     pub open_files: u64,
 }
@@ -105,6 +108,7 @@ pub struct Host {
     /// Nothing of it runs any more, or it was left behind.
     is_over: bool,
     looked: Instant,
+    looked_at_group: Instant,
     socket: Option<UnixStream>,
     stderr: Option<ChildStderr>,
     /// Bytes of messages that are not whole yet.
@@ -152,6 +156,7 @@ impl Host {
             ended,
             is_over: false,
             looked: Instant::now(),
+            looked_at_group: Instant::now(),
             socket: Some(ours),
             stderr,
             inbox: Vec::new(),
@@ -220,7 +225,7 @@ impl Host {
         let until = Instant::now() + limit;
         loop {
             if let Some(message) = self.whole_message()? {
-                self.look_at_memory()?;
+                self.look_at_memory(self.looked_at_group.elapsed() >= LOOK_AT_GROUP)?;
                 return serde_json::from_slice(&message)
                     .map_err(|_| self.end("answered with something that is no message"));
             }
@@ -230,7 +235,7 @@ impl Host {
                 return Err(self.end(&format!("did not answer within {seconds:.1} s")));
             }
             if self.looked.elapsed() >= LOOK {
-                self.look_at_memory()?;
+                self.look_at_memory(true)?;
             }
             let (readable, said, ended) = self.wait(left.min(LOOK))?;
             if said && self.log.read_some(self.stderr.as_mut()) == Heard::End {
@@ -267,19 +272,19 @@ impl Host {
         Ok((readable, ready.next().unwrap_or(false), ended))
     }
 
-    /// Ends a host that has more memory than it may.
-    fn look_at_memory(&mut self) -> Result<(), Ended> {
+    /// Ends a host that has more memory than it may; with its children's, if `group` is set.
+    fn look_at_memory(&mut self, group: bool) -> Result<(), Ended> {
         self.looked = Instant::now();
-        let path = format!("/proc/{}/status", self.child.id());
-        let resident = resident_bytes(&std::fs::read_to_string(path).unwrap_or_default());
-        let limit = self.limits.memory_bytes;
-        if resident <= limit {
-            return Ok(());
+        let (pid, limit) = (self.child.id(), self.limits.memory_bytes);
+        let mut resident = memory::of_process(pid);
+        if group {
+            self.looked_at_group = self.looked;
+            resident = resident.max(memory::of_group(pid, limit));
         }
-        let (mib, limit) = (resident >> 20, limit >> 20);
-        Err(self.end(&format!(
-            "uses {mib} MiB of memory (its limit is {limit} MiB)"
-        )))
+        match memory::beyond(resident, limit) {
+            Some(beyond) => Err(self.end(&beyond)),
+            None => Ok(()),
+        }
     }
 
     fn whole_message(&mut self) -> Result<Option<Vec<u8>>, Ended> {
@@ -375,17 +380,6 @@ fn has_ended(child: &Child, limit: Duration) -> bool {
     }
 }
 
-/// Memory that is no file's, in `/proc/PID/status`; 0 once the process is gone. Before Linux 4.5 it is not told apart, and 0 as well.
-fn resident_bytes(status: &str) -> u64 {
-    let lines = status.lines().filter_map(|line| {
-        let rest = (line.strip_prefix("RssAnon:")).or_else(|| line.strip_prefix("RssShmem:"))?;
-        rest.trim().strip_suffix(" kB")?.parse::<u64>().ok()
-    });
-    lines
-        .map(|kib| kib.saturating_mul(1024))
-        .fold(0, u64::saturating_add)
-}
-
 fn made(
     name: &str,
     descriptors: Vec<DescriptorText>,
@@ -432,22 +426,5 @@ pub fn how_it_ended(status: ExitStatus) -> String {
         }
         (None, Some(code)) => format!("ended by itself with code {code}"),
         (None, None) => "ended".into(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn memory_is_what_is_no_files() {
-        let status =
-            "VmRSS:\t  999 kB\nRssAnon:\t     100 kB\nRssFile:\t  50 kB\nRssShmem:\t    24 kB\n";
-        assert_eq!(resident_bytes(status), 124 * 1024);
-        assert_eq!(resident_bytes(""), 0);
-        assert_eq!(
-            resident_bytes("RssAnon:\t18446744073709551615 kB\nRssShmem: 1 kB\n"),
-            u64::MAX
-        );
     }
 }

@@ -1,4 +1,4 @@
-/* What it does is done while it is loaded: it hangs as long as there is a file FLAG (a path), or for ever without one. */
+/* What it does is done while it is loaded: it takes so much memory (MIB), or it hangs as long as there is a file FLAG (a path), or for ever without one. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,8 +13,12 @@
 #endif
 
 __attribute__((constructor)) static void load(void) {
+#ifdef MIB
+    memset(malloc((size_t)MIB << 20), 1, (size_t)MIB << 20);
+#else
     if (STUCK)
         sleep(1000);
+#endif
 }
 
 uint32_t devmon_plugin_abi(void) { return 1; }

@@ -15,6 +15,7 @@
 #define NOT_UTF8 6
 #define SHOUT 7
 #define SHARED 8
+#define CHILDREN 9
 
 static int rounds;
 
@@ -52,7 +53,16 @@ char *devmon_plugin_collect(void *handle) {
             char *more = mmap(0, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
             if (more != MAP_FAILED)
                 memset(more, 1, size);
+            break;
         }
+        case CHILDREN: /* four of 16 MiB each, for a minute; it goes on answering */
+            for (int i = 0; rounds == 3 && i < 4; i++)
+                if (fork() == 0) {
+                    size_t size = 16 << 20;
+                    memset(malloc(size), 1, size);
+                    sleep(60);
+                    _exit(0);
+                }
         }
     }
     char *json = malloc(64);
