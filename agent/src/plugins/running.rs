@@ -308,9 +308,8 @@ impl Sources {
         interval: Duration,
     ) -> usize {
         let config = settings.config_of(&loaded.name);
-        let deadline = settings
-            .timeout_of(&loaded.name)
-            .unwrap_or_else(|| (self.deadline)(interval));
+        let own = settings.timeout_of(&loaded.name);
+        let (deadline, limit) = patience(own, || (self.deadline)(interval), &loaded.kind);
         let mut running = Running {
             name: loaded.name.clone(),
             file,
@@ -335,7 +334,6 @@ impl Sources {
             ?interval,
             "source loaded"
         );
-        let limit = deadline.saturating_sub(KILL_EARLIER);
         match SourceThread::spawn(number, loaded, config, limit, self.reports.clone()) {
             Ok(thread) => running.thread = Some(thread),
             Err(e) => {
@@ -533,6 +531,22 @@ impl Sources {
         }
         for (source, _) in stopping.iter().filter(|(_, t)| !t.is_finished()) {
             warn!(source, "source did not end; it is left behind");
+        }
+    }
+}
+
+/// How long the daemon waits for a round, and after what time a process is killed for it. A timeout that somebody wrote down is meant to the letter: what comes later is the daemon's word.
+fn patience(
+    own: Option<Duration>,
+    usual: impl Fn() -> Duration,
+    kind: &Kind,
+) -> (Duration, Duration) {
+    match (own, kind) {
+        (Some(timeout), Kind::Inline(_)) => (timeout, timeout),
+        (Some(timeout), Kind::Process(..) | Kind::Exec(_)) => (timeout + KILL_EARLIER, timeout),
+        (None, _) => {
+            let deadline = usual();
+            (deadline, deadline.saturating_sub(KILL_EARLIER))
         }
     }
 }

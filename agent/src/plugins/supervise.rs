@@ -2,11 +2,12 @@
 //!
 //! | answer | state | asked again |
 //! |---|---|---|
-//! | a tree | `ok` (the reason names what was left out) | next tick |
+//! | a tree | `ok` (the reason names what was left out, or that it writes too much to standard error) | next tick |
 //! | no data | as before, or `ok` if it was failing | next tick |
 //! | unavailable | `unavailable` | after [`UNAVAILABLE_PACE`], not before its interval |
 //! | failed | `failing` | next tick |
 //! | could not be made, and said why | `failing` | made anew after a back-off of 1 s, 2 s, … up to [`MAX_BACKOFF`] |
+//! | too slow: an executable that was not done in time | `failing` | after the same back-off |
 //! | crashed: panicked, or its process ended or was killed for its slowness | `failing`; from the second on, the reason says how often within [`CRASH_WINDOW`] | made anew after the same back-off |
 //! | crashed [`MAX_CRASHES`] times in a row, or [`MAX_CRASHES_IN_WINDOW`] times in [`CRASH_WINDOW`] | `quarantined` | when its file changes or an operator says so ([`Supervised::readmit`]) |
 //! | none within the deadline | `failing` | not before it has returned |
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 use devmon_core::wire::about::SourceState;
 use tracing::{info, warn};
 
+use super::host;
 use super::pace::{self, Pace};
 use super::source::Answer;
 
@@ -75,6 +77,8 @@ pub struct Supervised {
     not_before: Option<Instant>,
     /// Times without a source since the last answer from one.
     in_a_row: u32,
+    /// How many of them were crashes.
+    crashes_in_a_row: u32,
     /// When it crashed within the window.
     crashed: VecDeque<Instant>,
     /// Crashes since it was loaded.
@@ -102,6 +106,7 @@ impl Supervised {
             overrun_s: None,
             not_before: None,
             in_a_row: 0,
+            crashes_in_a_row: 0,
             crashed: VecDeque::new(),
             crashes: 0,
             told: None,
@@ -186,8 +191,11 @@ impl Supervised {
         let asked = self.asked.take();
         self.took = asked.map(|at| now.saturating_duration_since(at));
         self.not_before = None;
-        if !matches!(answer, Answer::Crashed(_) | Answer::NotStarted(_)) {
-            self.in_a_row = 0;
+        if !matches!(
+            answer,
+            Answer::Crashed(_) | Answer::NotStarted(_) | Answer::TooSlow(_)
+        ) {
+            (self.in_a_row, self.crashes_in_a_row) = (0, 0);
         }
         let changed = match answer {
             Answer::Tree { .. } | Answer::NoData if late.is_some() => {
@@ -203,6 +211,10 @@ impl Supervised {
                 self.become_(now, SourceState::Unavailable, Some(reason.clone()))
             }
             Answer::Failed(reason) => self.tell(now, SourceState::Failing, Some(reason)),
+            Answer::TooSlow(reason) => {
+                self.back_off(now);
+                self.become_(now, SourceState::Failing, Some(reason.clone()))
+            }
             Answer::NotStarted(reason) => {
                 self.back_off(now);
                 self.become_(
@@ -214,23 +226,30 @@ impl Supervised {
             Answer::Crashed(reason) => {
                 self.back_off(now);
                 self.crashes += 1;
+                self.crashes_in_a_row += 1;
                 self.crashed.push_back(now);
                 let old = |at: &Instant| now.saturating_duration_since(*at) > CRASH_WINDOW;
                 while self.crashed.front().is_some_and(old) {
                     self.crashed.pop_front();
                 }
                 let times = self.crashed.len();
-                if self.in_a_row >= MAX_CRASHES || times >= MAX_CRASHES_IN_WINDOW {
+                let crashed = match reason.contains(host::DID_NOT_ANSWER) {
+                    true => "crashed or hung",
+                    false => "crashed",
+                };
+                if self.crashes_in_a_row >= MAX_CRASHES || times >= MAX_CRASHES_IN_WINDOW {
                     let name = &self.name;
                     let reason = format!(
-                        "crashed {times} times, the last time: {reason}; it is left alone until its file changes or `devmon-agent retry {name}`"
+                        "{crashed} {times} times, the last time: {reason}; it is left alone until its file changes or `devmon-agent retry {name}`"
                     );
                     self.become_(now, SourceState::Quarantined, Some(reason))
                 } else {
                     let reason = match times {
                         1 => reason.clone(),
                         _ => {
-                            format!("crashed {times} times within an hour, the last time: {reason}")
+                            format!(
+                                "{crashed} {times} times within an hour, the last time: {reason}"
+                            )
                         }
                     };
                     self.become_(now, SourceState::Failing, Some(reason))
@@ -248,7 +267,7 @@ impl Supervised {
 
     /// An operator says that it shall be tried again, at its next tick.
     pub fn readmit(&mut self, now: Instant) -> bool {
-        (self.in_a_row, self.not_before) = (0, None);
+        (self.in_a_row, self.crashes_in_a_row, self.not_before) = (0, 0, None);
         self.crashed.clear();
         if self.state != SourceState::Quarantined {
             return false;
@@ -305,7 +324,7 @@ impl Supervised {
             SourceState::Ok if reason.is_none() => info!(source, left_out, "source is ok"),
             SourceState::Ok => warn!(
                 source,
-                reason, left_out, "source is ok, but for some values"
+                reason, left_out, "source is ok, but there is something to look at"
             ),
             SourceState::Unavailable => info!(source, reason, left_out, "source is unavailable"),
             _ => warn!(source, reason, left_out, "source is failing"),
@@ -399,6 +418,25 @@ mod tests {
         s.asked(now);
         s.answered(now, &tree());
         assert_eq!(s.state(), SourceState::Ok);
+    }
+
+    #[test]
+    fn an_executable_that_only_hangs_is_run_again_for_ever() {
+        let (mut now, mut s) = (Instant::now(), Supervised::new("x", deadline(after(1))));
+        for _ in 0..100 {
+            s.asked(now);
+            s.answered(now, &Answer::TooSlow("did not end within 1.8 s".into()));
+            assert_eq!(s.state(), SourceState::Failing);
+            assert_eq!(s.reason(), Some("did not end within 1.8 s"));
+            now += MAX_BACKOFF;
+            assert!(s.may_ask(now));
+        }
+        assert!(!s.may_ask(now - after(1)), "but ever more seldom");
+        assert_eq!(s.crashes(), 0);
+        // A crash after a long outage is the first of its kind.
+        s.asked(now);
+        s.answered(now, &Answer::Crashed("boom".into()));
+        assert_eq!(s.state(), SourceState::Failing);
     }
 
     #[test]

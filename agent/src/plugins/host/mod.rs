@@ -56,6 +56,8 @@ use protocol::{MAX_MESSAGE_BYTES, Order, Reply, write_message};
 
 /// The hidden command that makes this binary a host.
 pub const COMMAND: &str = "plugin-host";
+/// In the reason of a host that was killed for its slowness.
+pub(super) const DID_NOT_ANSWER: &str = "did not answer within";
 /// After the socket is closed or the host misbehaved, it has this long to end before it is killed.
 const LAST_BREATH: Duration = Duration::from_millis(200);
 /// A process that was killed is gone in less, unless a driver holds it; then it is left behind.
@@ -187,10 +189,15 @@ impl Host {
     /// # Errors
     /// [`Ended`]; the host is gone.
     pub fn collect(&mut self, limit: Duration) -> Result<Answer, Ended> {
-        Ok(match self.ask(&Order::Collect, limit)? {
+        let reply = self.ask(&Order::Collect, limit)?;
+        let noise = self.log.round_ends();
+        Ok(match reply {
             Reply::Tree { metrics, left_out } => match tree_from_json(metrics.get()) {
                 Ok(tree) => match judge(Round::Tree(tree, 0)) {
-                    Answer::Tree { tree, .. } => Answer::Tree { tree, left_out },
+                    Answer::Tree { tree, .. } => Answer::Tree {
+                        tree,
+                        left_out: left_out.or(noise),
+                    },
                     other => other,
                 },
                 Err(e) => Answer::Failed(format!("its tree was refused: {e}")),
@@ -227,7 +234,7 @@ impl Host {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 let seconds = limit.as_secs_f64();
-                return Err(self.end(&format!("did not answer within {seconds:.1} s")));
+                return Err(self.end(&format!("{DID_NOT_ANSWER} {seconds:.1} s")));
             }
             if self.looked.elapsed() >= LOOK {
                 self.look_at_memory()?;
