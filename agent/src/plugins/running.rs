@@ -14,7 +14,7 @@ use devmon_core::wire::{Frame, TimestampMs};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use super::directory::{Found, name_by_file};
+use super::directory::{Found, Rank, name_by_file};
 use super::load::Refusal;
 use super::source::{Answer, Kind, Loaded, Made, Report, SourceThread};
 use super::supervise::{Supervised, cut};
@@ -34,6 +34,8 @@ struct Running {
     name: String,
     file: String,
     version: Option<String>,
+    /// Against other files that want its name.
+    rank: Rank,
     isolation: &'static str,
     interval: Duration,
     thread: Option<SourceThread>,
@@ -76,6 +78,8 @@ pub struct Sources {
     deadline: fn(Duration) -> Duration,
     reports: mpsc::Sender<Report>,
     replaced: usize,
+    /// The file that has just lost its name to another.
+    displaced: Option<String>,
     changed: bool,
 }
 
@@ -105,8 +109,15 @@ impl Sources {
             deadline,
             reports: tell,
             replaced: 0,
+            displaced: None,
             changed: true,
         };
+        // Those that have their names before those that are refused for them: nothing is started in vain.
+        let mut found = found;
+        found.sort_by_cached_key(|f| {
+            let rank = f.verdict.as_ref().ok().map(|l| Rank::of(l, &f.file()));
+            (rank.is_none(), rank)
+        });
         for found in found {
             sources.apply(Change::Found(Box::new(found)), settings);
         }
@@ -130,8 +141,11 @@ impl Sources {
             Change::Found(found) => self.found(*found, settings, &mut moves),
             Change::Looked => {}
         }
+        // What ran before: its file needs no second look to be refused.
+        let displaced = self.displaced.take();
         if !moves.gone.is_empty() {
             let waiting = self.idle.iter().filter(|(_, i)| i.duplicate);
+            let waiting = waiting.filter(|(file, _)| displaced.as_ref() != Some(file));
             moves.again = waiting.map(|(file, _)| file.clone()).collect();
         }
         moves
@@ -165,12 +179,17 @@ impl Sources {
             .running
             .values()
             .find(|r| r.name == loaded.name && r.file != file);
-        if let Some(other) = other {
-            let refusal = Refusal::Duplicate {
-                name: loaded.name,
-                by: other.file.clone(),
-            };
-            return self.refused(file, &refusal, settings, moves);
+        if let Some((other, rank)) = other.map(|o| (o.file.clone(), &o.rank)) {
+            let name = loaded.name.clone();
+            if *rank < Rank::of(&loaded, &file) {
+                let refusal = Refusal::Duplicate { name, by: other };
+                return self.refused(file, &refusal, settings, moves);
+            }
+            self.take_out(|r| r.file == other, moves);
+            let by = file.clone();
+            let refusal = Refusal::Duplicate { name, by };
+            self.refused(other.clone(), &refusal, settings, moves);
+            self.displaced = Some(other);
         }
         self.idle
             .retain(|_, i| i.about.name != loaded.name || i.about.state != SourceState::Stopped);
@@ -312,8 +331,9 @@ impl Sources {
         let (deadline, limit) = patience(own, || (self.deadline)(interval), &loaded.kind);
         let mut running = Running {
             name: loaded.name.clone(),
-            file,
             version: loaded.version.clone(),
+            rank: Rank::of(&loaded, &file),
+            file,
             isolation: loaded.kind.isolation(),
             interval,
             thread: None,
@@ -585,6 +605,8 @@ mod tests {
     use super::*;
     use crate::config::Flags;
     use crate::plugins::exec::ExecFile;
+    use crate::plugins::host::HostedPlugin;
+    use crate::plugins::load::Abi;
 
     fn found(copy: Option<&str>, verdict: Result<(), Refusal>) -> Change {
         let copy = copy.map(PathBuf::from);
@@ -641,6 +663,78 @@ mod tests {
             let moves = sources.apply(found(copy, Ok(())), &settings);
             assert_eq!(moves.new.len(), usize::from(copy.is_none()));
             assert_eq!(sources.about().0[0].reason, None);
+        }
+    }
+
+    fn file(file: &str, kind: Kind) -> Found {
+        Found {
+            path: format!("/nowhere/{file}").into(),
+            verdict: Ok(Loaded {
+                name: "cpu".into(),
+                version: None,
+                preferred_interval: None,
+                kind,
+                copy: Some(format!("/private/{file}").into()),
+            }),
+            companion: Vec::new(),
+        }
+    }
+
+    fn one_of(which: usize) -> Found {
+        let hosted = |file: &str| HostedPlugin {
+            path: format!("/private/{file}").into(),
+            file: file.into(),
+            limits: super::super::host::Limits::default(),
+        };
+        let exec = |file: &str| ExecFile {
+            path: format!("/nowhere/{file}").into(),
+            copy: None,
+            limits: super::super::host::Limits::default(),
+        };
+        let rust = Abi::Rust { major: 1, minor: 1 };
+        match which {
+            0 => {
+                let ours = "libdevmon_plugin_cpu.so";
+                file(ours, Kind::Process(hosted(ours), rust))
+            }
+            1 => file("liba.so", Kind::Process(hosted("liba.so"), rust)),
+            2 => file("libcpu.so", Kind::Process(hosted("libcpu.so"), Abi::C(1))),
+            3 => file("cpu", Kind::Exec(exec("cpu"))),
+            _ => file("cpu.sh", Kind::Exec(exec("cpu.sh"))),
+        }
+    }
+
+    #[test]
+    fn who_has_a_name_does_not_depend_on_who_came_first() {
+        let settings = settings();
+        for order in [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [3, 1, 4, 0, 2]] {
+            for best in 0..5 {
+                let some: Vec<usize> = order.into_iter().filter(|i| *i >= best).collect();
+                let wins = one_of(best).file();
+                let state = |sources: &Sources| {
+                    let all = sources.about().0;
+                    assert_eq!(all.len(), some.len(), "all are shown");
+                    let mut ok = all.iter().filter(|s| s.state == SourceState::Ok);
+                    assert_eq!(ok.next().unwrap().file.as_deref(), Some(wins.as_str()));
+                    let by = format!("already taken by {wins}");
+                    let refused = all.iter().filter_map(|s| s.reason.as_deref());
+                    assert!(refused.clone().count() + 1 == some.len());
+                    assert!(ok.next().is_none());
+                    let last = refused.filter(|r| r.contains(&by)).count();
+                    assert!(some.len() == 1 || last > 0);
+                };
+                // One after the other, in a running agent; then all at once, when it starts.
+                let (mut sources, _reports) = Sources::start(Vec::new(), &settings, |i| i);
+                for i in &some {
+                    let again = sources.apply(Change::Found(Box::new(one_of(*i))), &settings);
+                    assert!(!again.again.contains(&one_of(*i).file()));
+                }
+                state(&sources);
+                let all = some.iter().map(|i| one_of(*i)).collect();
+                let (sources, _reports) = Sources::start(all, &settings, |i| i);
+                state(&sources);
+                assert_eq!(sources.next, 1, "none was started in vain");
+            }
         }
     }
 
