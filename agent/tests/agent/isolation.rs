@@ -727,6 +727,18 @@ fn memory_that_the_kernel_counts_nowhere_is_limited_too() {
 }
 
 #[test]
+fn a_plugin_that_can_not_be_made_and_says_nothing_is_shown_with_its_limit() {
+    let broker = Broker::start();
+    let mut sub = broker.subscribe("devmon/#");
+    let plugins = Plugins::with(&[]);
+    plugins.c("faulty");
+    let config = plugins.config("[sources.faulty]\nconfig = { do = 'large' }\n");
+    let _agent = publish("i17", &broker, &plugins, &["--config", &config]);
+    let part = "returned NULL and gave no reason; if it lacked memory: its limit is 128 MiB";
+    wait_for_state(&mut sub, "faulty", "failing", part);
+}
+
+#[test]
 fn under_pressure_the_kernel_takes_a_host_before_the_agent() {
     let broker = Broker::start();
     let mut sub = broker.subscribe("devmon/#");

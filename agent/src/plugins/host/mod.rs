@@ -48,7 +48,7 @@ pub(super) use inside::{CANNOT_BE_RUN, NOT_RUN};
 pub(super) use log::Log;
 pub use protocol::Hello;
 
-use super::load::{Refusal, Round};
+use super::load::{NO_REASON, Refusal, Round};
 use super::source::{Answer, Made, judge};
 use command::host_command;
 use log::Heard;
@@ -179,6 +179,12 @@ impl Host {
                 facts,
                 problem,
             } => Ok(Ok(made(name, descriptors, facts, problem))),
+            Reply::NotStarted(reason) if reason == NO_REASON => {
+                let mib = self.limits.memory_bytes >> 20;
+                Ok(Err(format!(
+                    "{reason} and gave no reason; if it lacked memory: its limit is {mib} MiB (memory_bytes in [sources.{name}])"
+                )))
+            }
             Reply::NotStarted(reason) => Ok(Err(reason)),
             _ => Err(self.end("answered out of turn")),
         }
@@ -367,7 +373,7 @@ fn pid_of(child: &Child) -> Option<Pid> {
 }
 
 /// Waits for a child's end, and leaves its status where it is.
-fn has_ended(child: &Child, limit: Duration) -> bool {
+pub(crate) fn has_ended(child: &Child, limit: Duration) -> bool {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     let until = Instant::now() + limit;
     loop {
