@@ -527,7 +527,7 @@ fn another_directory_put_in_the_place_of_the_first_is_followed() {
     command
         .args(["--interval", "200ms", "--plugin-dir"])
         .arg(&dir);
-    let _agent = Process::errors_of(command.arg("--state-dir").arg(&state));
+    let mut agent = Process::errors_of(command.arg("--state-dir").arg(&state));
     sub.wait_for("version 1", |line| {
         leaf(line, "tank", "version").filter(|v| *v == 1)
     });
@@ -551,6 +551,12 @@ fn another_directory_put_in_the_place_of_the_first_is_followed() {
     sub.wait_for("version 3", |line| {
         leaf(line, "tank", "version").filter(|v| *v == 3)
     });
+
+    std::fs::rename(&dir, place.path("gone")).unwrap();
+    wait_for_state(&mut sub, "tank", "stopped", "its file was removed");
+    agent.wait_for_line("the plugin directory is gone");
+    std::fs::rename(place.path("gone"), &dir).unwrap();
+    agent.wait_for_line("the plugin directory is there");
 }
 
 #[test]
@@ -736,6 +742,21 @@ fn a_plugin_that_can_not_be_made_and_says_nothing_is_shown_with_its_limit() {
     let _agent = publish("i17", &broker, &plugins, &["--config", &config]);
     let part = "returned NULL and gave no reason; if it lacked memory: its limit is 128 MiB";
     wait_for_state(&mut sub, "faulty", "failing", part);
+}
+
+#[test]
+fn the_least_limits_that_can_be_set_let_a_plugin_run() {
+    let broker = Broker::start();
+    let mut sub = broker.subscribe("devmon/#");
+    let plugins = Plugins::with(&["two-a"]);
+    plugins.script("well", "echo level 7 | cat");
+    let least = "memory_bytes = 16777216\nopen_files = 16\n";
+    let config = plugins.config(&format!("[sources.two-a]\n{least}[sources.well]\n{least}"));
+    let args = ["--interval", "200ms", "--config", &config];
+    let _agent = publish("i18", &broker, &plugins, &args);
+    for name in ["two-a", "well"] {
+        sub.wait_for(name, |line| ticks_of(line, name).pop());
+    }
 }
 
 #[test]
