@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 ok, 1 failure, 78 (`EX_CONFIG`) for a bad command line or configuration, which a service manager need not retry.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -177,10 +178,26 @@ fn broker(settings: &Settings) -> Result<connection::Broker, ExitCode> {
     broker_of(settings).map_err(|e| refused(&e))
 }
 
-fn broker_of(settings: &Settings) -> Result<connection::Broker, TlsError> {
+fn broker_of(settings: &Settings) -> Result<connection::Broker, BrokerError> {
     let device = settings.device.as_str();
     let files = CertFiles::named(&settings.certs, device);
-    connection::Broker::new(&settings.mqtt, files, device)
+    connection::Broker::new(&settings.mqtt, files, device).map_err(|source| BrokerError {
+        mqtt: settings.mqtt.to_string(),
+        certs: settings.certs.clone(),
+        source,
+    })
+}
+
+/// The certificates of an `mqtts://` broker are no good; with the settings that lead to them.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{source}; it is wanted for mqtt = \"{mqtt}\", from certs = \"{}\" (agent.toml, --certs or DEVMON_CERTS)",
+    certs.display()
+)]
+struct BrokerError {
+    mqtt: String,
+    certs: PathBuf,
+    source: TlsError,
 }
 
 /// A variable that is no UTF-8 is seen with replacement characters and refused by whoever parses it.

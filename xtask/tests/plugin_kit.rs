@@ -97,15 +97,16 @@ fn the_minimal_plugin_is_under_forty_lines() {
 
 #[test]
 fn the_c_plugin_builds_without_a_warning_and_is_described() {
-    let plugins = harness::tempdir();
+    let place = harness::tempdir();
+    let plugins = place.path().join("not/there/yet");
     let mut make = Command::new("make");
     make.arg("-C").arg(root().join("examples/c-plugin"));
-    succeeds(make.arg(format!("OUT={}", plugins.path().display())));
-    let collected = collect(plugins.path(), &[]);
+    succeeds(make.arg(format!("OUT={}", plugins.display())));
+    let collected = collect(&plugins, &[]);
     let read = &collected["metrics"]["open_files"];
     assert!(read["open"].as_i64().unwrap() > 0, "{read}");
     assert!(read["open"].as_i64() < read["limit"].as_i64(), "{read}");
-    let lines = flat(plugins.path(), &[]);
+    let lines = flat(&plugins, &[]);
     let line = lines
         .lines()
         .find(|l| l.starts_with("/open_files/utilization "));

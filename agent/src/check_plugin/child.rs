@@ -14,6 +14,8 @@ use devmon_core::descriptor::DescriptorText;
 use devmon_core::wire::json::TreeJson;
 use devmon_core::wire::refusal::Reason;
 
+use rustix::process::{Signal, getpgrp, getpid, kill_process_group};
+
 use super::said::{Came, Phase, Said, Sizes};
 use crate::plugins::load::{LoadedSource, Plugin, Refusal, Round, load, missing_c_functions};
 
@@ -65,6 +67,10 @@ impl Child {
         // Nothing more comes in; an end is the end of whoever checks, or of the work.
         std::thread::spawn(move || {
             let _ = read.read(&mut [0]);
+            // What the plugin started goes with it.
+            if getpgrp() == getpid() {
+                let _ = kill_process_group(getpid(), Signal::KILL);
+            }
             std::process::exit(1);
         });
         match worker.join() {

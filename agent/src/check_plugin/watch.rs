@@ -1,19 +1,22 @@
 //! The checking process's end: starts the child, hands over what it says, and finds out how it ended.
 //!
-//! The child is ended if it says nothing for the deadline, or grows beyond [`MAX_MEMORY_BYTES`]; and in any case when this returns.
+//! The child is ended if it says nothing for the deadline, or grows beyond [`MAX_MEMORY_BYTES`]; and in any case when this returns, with all processes of its group.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use super::said::{Phase, Said};
+use rustix::process::{Pid, Signal, kill_process_group};
 
-/// Ten times what the largest tree needs; a device that is looked after has little more to give.
+use super::said::{Phase, Said};
+use crate::plugins::host::has_ended;
+
+/// Twice what the agent allows unless it is told otherwise: how much it is, is worth knowing, but this machine has an end.
 pub(super) const MAX_MEMORY_BYTES: u64 = 256 << 20;
 /// How often the child's memory is looked at.
 const TICK: Duration = Duration::from_millis(50);
@@ -22,6 +25,8 @@ const MAX_PRINTED: usize = 4096;
 
 /// For the end of what the plugin prints: a process that it started may hold the stream for ever.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// For processes that the plugin has told to end.
+const LAST_BREATH: Duration = Duration::from_millis(200);
 
 /// How the child's run ended.
 #[derive(Debug)]
@@ -31,6 +36,10 @@ pub(super) struct Ending {
     pub(super) phase: Phase,
     /// What the plugin wrote to standard output and error: the start of it.
     pub(super) printed: [String; 2],
+    /// The most memory that was seen, as the agent counts it: writable, or resident and no file's.
+    pub(super) memory_bytes: u64,
+    /// What the processes are called that it left running; only of one that ended by itself.
+    pub(super) left: Vec<String>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -60,11 +69,13 @@ pub(super) fn watch(
         .arg("check-plugin-child")
         .arg(std::path::absolute(file)?)
         .arg(rounds.to_string())
+        .process_group(0)
         .stdin(OwnedFd::from(theirs))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
     let mut child = Ended(child);
+    let mut memory = 0;
     let out = child.0.stdout.take().map(listen);
     let err = child.0.stderr.take().map(listen);
     ours.set_read_timeout(Some(TICK))?;
@@ -76,11 +87,13 @@ pub(super) fn watch(
     let (mut heard, mut looked) = (Instant::now(), Instant::now());
     loop {
         // A process that the plugin started may keep the stream open; what is in it is read all the same.
-        let has_ended = child.0.try_wait()?.is_some();
+        let has_ended = has_ended(&child.0, Duration::ZERO);
         match ours.read(&mut chunk) {
             Ok(0) => break,
             Ok(n) => {
                 heard = Instant::now();
+                let most = Memory::of(child.0.id()).most();
+                memory = memory.max(most);
                 buffer.extend_from_slice(&chunk[..n]);
                 let mut start = 0;
                 while let Some(length) = buffer[start..].iter().position(|b| *b == b'\n') {
@@ -114,17 +127,18 @@ pub(super) fn watch(
         }
         if looked.elapsed() >= TICK {
             looked = Instant::now();
-            let size = memory_bytes(child.0.id());
-            if size > MAX_MEMORY_BYTES {
-                how = Some(How::TooLarge(size));
+            let size = Memory::of(child.0.id());
+            memory = memory.max(size.most());
+            if size.resident_bytes > MAX_MEMORY_BYTES {
+                how = Some(How::TooLarge(size.resident_bytes));
                 break;
             }
         }
     }
     if how.is_some() {
-        child.0.kill()?;
+        child.kill();
     }
-    let status = child.end()?;
+    let (status, left) = child.end()?;
     let how = how.unwrap_or_else(|| match (status.signal(), status.code()) {
         _ if is_done && status.success() => How::Done,
         (Some(signal), _) => How::Killed(signal),
@@ -135,6 +149,8 @@ pub(super) fn watch(
         how,
         phase,
         printed: [out, err].map(|text| heard(text).unwrap_or_default()),
+        memory_bytes: memory,
+        left,
     })
 }
 
@@ -152,35 +168,84 @@ fn listen(mut stream: impl Read + Send + 'static) -> Receiver<String> {
     text
 }
 
-/// Resident memory without file pages; 0 once the process is gone.
-fn memory_bytes(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:"));
-    let number = line.and_then(|l| l.split_whitespace().next());
-    number.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) * 1024
+/// What a process has, as the agent looks at it; nothing once it is gone.
+struct Memory {
+    /// That no file has.
+    resident_bytes: u64,
+    /// What `RLIMIT_DATA` limits.
+    writable_bytes: u64,
 }
 
-/// A child that does not outlive its handle.
+impl Memory {
+    fn of(pid: u32) -> Self {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|l| l.strip_prefix(name));
+            let number = line.and_then(|l| l.split_whitespace().next());
+            number.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) * 1024
+        };
+        Self {
+            resident_bytes: field("RssAnon:") + field("RssShmem:"),
+            writable_bytes: field("VmData:"),
+        }
+    }
+
+    fn most(&self) -> u64 {
+        self.resident_bytes.max(self.writable_bytes)
+    }
+}
+
+/// A child that does not outlive its handle, nor does what it started and left in its group.
 struct Ended(Child);
 
 impl Ended {
-    /// Ends it if it has not ended. A stream that is closed is the end of the process, or of what it has to say.
-    fn end(&mut self) -> std::io::Result<ExitStatus> {
-        let start = Instant::now();
-        while start.elapsed() < PATIENCE {
-            if let Some(status) = self.0.try_wait()? {
-                return Ok(status);
+    /// Ends it if it has not ended. A stream that is closed is the end of the process, or of what it has to say. Gives what it left running as well.
+    fn end(&mut self) -> std::io::Result<(ExitStatus, Vec<String>)> {
+        let mut left = Vec::new();
+        if has_ended(&self.0, PATIENCE) {
+            let until = Instant::now() + LAST_BREATH;
+            left = others_of_group(self.0.id());
+            while !left.is_empty() && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(5)); // there is nothing to wait on: they are not our children
+                left = others_of_group(self.0.id());
             }
-            std::thread::sleep(Duration::from_millis(2)); // there is no wait with a deadline
         }
-        self.0.kill()?;
-        self.0.wait()
+        self.kill();
+        Ok((self.0.wait()?, left))
+    }
+
+    /// It must not have been waited for: until then nobody else can have its number.
+    fn kill(&self) {
+        let pid = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw);
+        if let Some(pid) = pid {
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
     }
 }
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        // Not yet waited for: something failed on the way.
+        if matches!(self.0.try_wait(), Ok(None)) {
+            self.kill();
+            let _ = self.0.wait();
+        }
     }
+}
+
+/// What the running processes of a group are called, but for its first.
+fn others_of_group(first: u32) -> Vec<String> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
+    let stat = |pid| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok();
+    let others = pids.filter(|pid| *pid != first).filter_map(stat);
+    let named = others.filter_map(|stat| {
+        // proc(5): pid (name) state parent group …; a name may have brackets in it.
+        let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+        let mut fields = rest.split_whitespace();
+        let (state, group) = (fields.next()?, fields.nth(1)?);
+        let runs = !matches!(state, "Z" | "X");
+        (runs && group.parse() == Ok(first)).then(|| name.to_owned())
+    });
+    named.collect()
 }

@@ -29,7 +29,9 @@ use crate::plugins::host;
 use crate::spool::Limits;
 use environment::{Environment, default_plugin_dir, default_state_dir, host_name};
 use file::File;
-use value::{MAX_INTERVAL, MIN_INTERVAL, interval, spool_age, spool_bytes, timeout};
+use value::{
+    MAX_INTERVAL, MIN_INTERVAL, interval, memory_bytes, open_files, spool_age, spool_bytes, timeout,
+};
 
 /// The commented default file; `devmon-agent config` prints it, and a test reads it back.
 pub const DEFAULT_TOML: &str = include_str!("../default.toml");
@@ -146,7 +148,9 @@ pub struct SourceSettings {
     pub enabled: bool,
     pub isolation: Option<Isolation>,
     /// Of its process: writable memory in bytes, and open files.
+    #[serde(default, deserialize_with = "memory_bytes")]
     pub memory_bytes: Option<u64>,
+    #[serde(default, deserialize_with = "open_files")]
     pub open_files: Option<u64>,
     /// Handed to the plugin as a JSON object.
     #[serde(default)]

@@ -52,14 +52,20 @@ fn the_printed_default_is_the_default() {
 
 #[test]
 fn a_wrong_label_is_refused_with_its_place() {
-    for (text, says) in [
-        ("[labels]\nSite = 'x'\n", "a-z, 0-9 and _"),
-        ("[labels]\nsite = 1\n", "string"),
+    let long = format!("[labels]\na = 'x'\nsite = '{}'\n", "x".repeat(257));
+    for (text, place, says) in [
+        (
+            "[labels]\na = 'x'\nSite = 'x'\n",
+            ":3:1: ",
+            "a-z, 0-9 and _",
+        ),
+        (&long, ":3:8: ", "256"),
+        ("[labels]\nsite = 1\n", ":2:8: ", "string"),
     ] {
         let (_dir, flags) = in_file(text);
         let error = resolve(flags, &[("DEVMON_DEVICE", "d")]).unwrap_err();
         let error = error.to_string();
-        assert!(error.contains(says) && error.contains(":"), "{error}");
+        assert!(error.contains(says) && error.contains(place), "{error}");
     }
 }
 
@@ -126,6 +132,16 @@ fn an_error_names_its_place() {
         ("topic_prefix = 'a+'\n", ":1:16: ", "topic prefix"),
         ("outbox_bytes = 5\n", ":1:16: ", "the least is"),
         ("[sources.cpu]\nconfig = 3\n", ":2:10: ", "map"),
+        (
+            "[sources.cpu]\nmemory_bytes = 1\n",
+            ":2:16: ",
+            "memory_bytes = 1 lets no plugin start; the least is 16777216",
+        ),
+        (
+            "[sources.cpu]\nopen_files = 3\n",
+            ":2:14: ",
+            "the least is 16",
+        ),
     ] {
         let (_dir, flags) = in_file(text);
         let error = resolve(flags, &[]).unwrap_err().to_string();

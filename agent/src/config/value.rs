@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use devmon_core::config::{self, DurationText};
 use devmon_core::wire::{Labels, TopicScheme, labels};
+use serde::de::{DeserializeSeed, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::spool;
@@ -19,6 +20,11 @@ pub(super) const MAX_TIMEOUT: Duration = Duration::from_secs(600);
 pub(super) const MIN_OUTBOX_BYTES: usize = 256 * 1024;
 /// A spool that forgets sooner would lose a restart of the broker.
 pub(super) const MIN_SPOOL_AGE: Duration = Duration::from_secs(60);
+
+/// Of a host: less does not hold the host itself and a small plugin.
+pub(super) const MIN_MEMORY_BYTES: u64 = 16 << 20;
+/// Of a host: it has some open itself, and opens the plugin and what that is linked with.
+pub(super) const MIN_OPEN_FILES: u64 = 16;
 
 pub(super) fn parse_interval(text: &str) -> Result<Duration, String> {
     let DurationText(interval) = text
@@ -75,9 +81,74 @@ pub(super) fn topic_prefix<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Str
 }
 
 pub(super) fn labels<'de, D: Deserializer<'de>>(from: D) -> Result<Labels, D::Error> {
-    let labels = Labels::deserialize(from)?;
+    let labels = from.deserialize_map(EachLabel)?;
     labels::check_all(&labels).map_err(serde::de::Error::custom)?;
     Ok(labels)
+}
+
+/// Checks each label where it stands: an error of the whole would be at the table's line.
+struct EachLabel;
+
+impl<'de> Visitor<'de> for EachLabel {
+    type Value = Labels;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("labels: name = \"value\"")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Labels, A::Error> {
+        let mut labels = Labels::new();
+        while let Some(LabelName(name)) = map.next_key()? {
+            let value = map.next_value_seed(LabelOf(&name))?;
+            labels.insert(name, value);
+        }
+        Ok(labels)
+    }
+}
+
+struct LabelName(String);
+
+impl<'de> Deserialize<'de> for LabelName {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(from)?;
+        labels::check(&name, "x").map_err(serde::de::Error::custom)?;
+        Ok(Self(name))
+    }
+}
+
+/// The value of the label with this name.
+struct LabelOf<'a>(&'a str);
+
+impl<'de> DeserializeSeed<'de> for LabelOf<'_> {
+    type Value = String;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<String, D::Error> {
+        let value = String::deserialize(from)?;
+        labels::check(self.0, &value).map_err(serde::de::Error::custom)?;
+        Ok(value)
+    }
+}
+
+pub(super) fn memory_bytes<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
+    at_least(d, "memory_bytes", MIN_MEMORY_BYTES)
+}
+
+pub(super) fn open_files<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
+    at_least(d, "open_files", MIN_OPEN_FILES)
+}
+
+fn at_least<'de, D: Deserializer<'de>>(
+    d: D,
+    key: &str,
+    least: u64,
+) -> Result<Option<u64>, D::Error> {
+    let given = u64::deserialize(d)?;
+    if given < least {
+        return Err(serde::de::Error::custom(format!(
+            "{key} = {given} lets no plugin start; the least is {least}"
+        )));
+    }
+    Ok(Some(given))
 }
 
 pub(super) fn outbox_bytes<'de, D: Deserializer<'de>>(d: D) -> Result<Option<usize>, D::Error> {

@@ -1,8 +1,8 @@
 //! The plugin directory: which files are candidates, and what becomes of each.
 //!
-//! Every `lib*.so` is a candidate, and every other executable file ([`exec`](super::exec)), in the order of file names. A script that nobody may run is refused, for whoever put it there waits for its metrics; other files are no business of the agent's. What others than root and the agent's user may write to is
-//! refused ([`trust`](super::trust)): whoever writes it runs as the agent. Of two plugins with one source name the first file has it; the second is refused, for two writers of one
-//! path would make nonsense of it. A missing or empty directory is no error: an agent without plugins runs and says so.
+//! Every `lib*.so` is a candidate, and every other executable file ([`exec`](super::exec)), libraries first, then in the order of file names. A script that nobody may run is refused, for whoever put it there waits for its metrics; other files are no business of the agent's. What others than root and the agent's user may write to is
+//! refused ([`trust`](super::trust)): whoever writes it runs as the agent. Of two files with one source name the one of the better [`Rank`] has it, in whatever order they came; the other is refused,
+//! for two writers of one path would make nonsense of it. A missing or empty directory is no error: an agent without plugins runs and says so.
 //!
 //! A file is copied ([`copy`](super::copy)) and runs from its copy; where there can be none, from where it lies. A library is then loaded in a child process first ([`host`](super::host)): what crashes or hangs there does so alone. One that is to run inline is also
 //! started and asked once in the child; if it does not survive that, it runs in a process of its own, where its state shows why.
@@ -117,6 +117,31 @@ impl Candidate {
     }
 }
 
+/// Who has a source name that two files want, the smaller one first: a plugin of ours, then any library, then an executable; of two alike the first by file name. It is the same at the
+/// start and later: what runs after a restart is what ran before.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rank(u8, String);
+
+impl Rank {
+    #[must_use]
+    pub fn of(loaded: &Loaded, file: &str) -> Self {
+        let class = match &loaded.kind {
+            Kind::Inline(plugin) if is_bundled(plugin.abi, &loaded.name, file) => 0,
+            Kind::Process(_, abi) if is_bundled(*abi, &loaded.name, file) => 0,
+            Kind::Inline(_) | Kind::Process(..) => 1,
+            Kind::Exec(_) => 2,
+        };
+        Self(class, file.to_owned())
+    }
+}
+
+/// Ours are in Rust, and call themselves what their file is called: somebody else's file of that name gets a process.
+fn is_bundled(abi: Abi, name: &str, file: &str) -> bool {
+    matches!(abi, Abi::Rust { .. })
+        && BUNDLED.contains(&name)
+        && file == format!("libdevmon_plugin_{name}.so")
+}
+
 /// Looks at all candidates.
 ///
 /// # Errors
@@ -125,7 +150,7 @@ pub fn scan(settings: &Settings) -> std::io::Result<Vec<Found>> {
     Ok(verdicts(&candidates(&settings.plugin_dir)?, settings))
 }
 
-/// Looks at these candidates; what takes the name of an earlier one is refused.
+/// Looks at these candidates; of those that want one name, all but one are refused.
 #[must_use]
 pub fn verdicts(candidates: &[Candidate], settings: &Settings) -> Vec<Found> {
     let mut found: Vec<Found> = Vec::new();
@@ -142,14 +167,19 @@ pub fn verdicts(candidates: &[Candidate], settings: &Settings) -> Vec<Found> {
         });
         for (candidate, mut verdict) in some.iter().zip(verdicts) {
             if let Ok(loaded) = &verdict {
-                let earlier = found
-                    .iter()
-                    .find(|f| matches!(&f.verdict, Ok(other) if other.name == loaded.name));
-                if let Some(earlier) = earlier {
-                    verdict = Err(Refusal::Duplicate {
-                        name: loaded.name.clone(),
-                        by: earlier.file(),
-                    });
+                let (name, file) = (loaded.name.clone(), candidate.file());
+                let rank = Rank::of(loaded, &file);
+                let rival = found.iter_mut().find_map(|other| {
+                    let ranked = other.verdict.as_ref().ok().filter(|o| o.name == name)?;
+                    let by = other.file();
+                    Some((Rank::of(ranked, &by) < rank, by, other))
+                });
+                match rival {
+                    Some((true, by, _)) => verdict = Err(Refusal::Duplicate { name, by }),
+                    Some((false, _, other)) => {
+                        other.verdict = Err(Refusal::Duplicate { name, by: file });
+                    }
+                    None => {}
                 }
             }
             found.push(Found::new(candidate.clone(), verdict));
@@ -214,10 +244,7 @@ pub fn verdict(
     let (mut host, hello) = Host::start(&hosted, trial)
         .map_err(|refusal| with_limits(refusal, &by_file, hosted.limits))?;
     hosted.limits = settings.limits_of(&hello.name);
-    // Ours are in Rust, and call themselves what their file is called: somebody else's file of that name gets a process.
-    let bundled = matches!(hello.abi, Abi::Rust { .. })
-        && BUNDLED.contains(&hello.name.as_str())
-        && file == format!("libdevmon_plugin_{}.so", hello.name);
+    let bundled = is_bundled(hello.abi, &hello.name, &file);
     let mut inline = settings.isolation_of(&hello.name, bundled) == Isolation::Inline;
     // Nothing but the original could be mapped, and that may be written over: not in this process.
     inline &= copied.is_ok();
@@ -283,7 +310,7 @@ fn with_limits(refusal: Refusal, by_file: &str, limits: Limits) -> Refusal {
     }
 }
 
-/// The candidates of a directory, in the order of their names.
+/// The candidates of a directory: libraries first, for they need longest, then in the order of their names.
 ///
 /// # Errors
 /// When it exists but can not be listed.
@@ -315,7 +342,8 @@ pub fn candidates(dir: &Path) -> std::io::Result<Vec<Candidate>> {
             });
         }
     }
-    found.sort_by(|a, b| a.path.cmp(&b.path));
+    let by_kind = |c: &Candidate| c.kind != File::Library;
+    found.sort_by(|a, b| (by_kind(a), &a.path).cmp(&(by_kind(b), &b.path)));
     Ok(found)
 }
 
@@ -385,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn libraries_and_executables_are_candidates_in_order_of_names() {
+    fn libraries_and_executables_are_candidates_in_order() {
         let dir = tempfile::tempdir().unwrap();
         for (name, mode) in [
             ("libb.so", 0o644),
@@ -405,7 +433,7 @@ mod tests {
             .iter()
             .map(Candidate::file)
             .collect();
-        assert_eq!(names, ["backup.sh", "liba.so", "libb.so"]);
+        assert_eq!(names, ["liba.so", "libb.so", "backup.sh"]);
         assert_eq!(exec_name(Path::new("/x/backup.sh")), "backup");
     }
 

@@ -1,6 +1,6 @@
 //! Any executable as a source: it is run at each tick, and what it prints is the tree.
 //!
-//! **Standard output** is a JSON object (a tree), or lines `path value`: `queue/length 17`, `tank/level 0.5`, `state running`. A value that is no number and not `true` or `false` is a text; lines that
+//! **Standard output** is a JSON object (a tree), or lines `path value`: `queue/length 17`, `tank/level 0.5`, `state running`. A value that is no number and not `true` or `false` is a text; numbers that are not finite (`nan`, `inf`, `1e400`) are left out and named; lines that
 //! are empty or start with `#` are skipped. **Exit code** 0: what it printed counts, nothing printed means no data; 69 (`EX_UNAVAILABLE`): nothing to measure on this machine; any other: the
 //! round failed, and the last line of its standard error says why. **Environment**: `DEVMON_SOURCE` (its name), `DEVMON_CONFIG_JSON` (its `config` from the agent's file) and `DEVMON_FILE` (where it lies: what runs
 //! is the agent's private copy, so `$0` says nothing about files beside it).
@@ -99,7 +99,13 @@ impl ExecFile {
         limit: Duration,
         log: &mut Log,
     ) -> Answer {
-        match self.run(name, config, limit, log) {
+        let answer = self.run(name, config, limit, log);
+        let noise = log.round_ends();
+        match answer {
+            Ok(Answer::Tree { tree, left_out }) => Answer::Tree {
+                tree,
+                left_out: left_out.or(noise),
+            },
             Ok(answer) => answer,
             Err(e) => Answer::Failed(format!("cannot be run: {e}")),
         }
@@ -150,6 +156,7 @@ impl ExecFile {
         let (output, status) = match ended {
             Ok(output) => (output, status),
             Err(Problem::Slow) => return Ok(too_slow(limit)),
+            Err(Problem::Held) => return Ok(held(limit)),
             Err(Problem::Large(beyond)) => {
                 return Ok(Answer::Crashed(format!("{beyond} and was killed")));
             }
@@ -199,11 +206,20 @@ pub fn sidecar(path: &Path) -> PathBuf {
 
 fn too_slow(limit: Duration) -> Answer {
     let seconds = limit.as_secs_f64();
-    Answer::Crashed(format!("did not end within {seconds:.1} s and was killed"))
+    Answer::TooSlow(format!("did not end within {seconds:.1} s and was killed"))
+}
+
+fn held(limit: Duration) -> Answer {
+    let seconds = limit.as_secs_f64();
+    Answer::TooSlow(format!(
+        "ended, but a process that it started still held its output after {seconds:.1} s, and was killed: start such a process with >/dev/null 2>&1"
+    ))
 }
 
 enum Problem {
     Slow,
+    /// It has ended, and somebody else has its streams.
+    Held,
     /// It printed more than it may.
     Talkative,
     /// It has more memory than it may, in words.
@@ -252,7 +268,12 @@ fn read(child: &mut Child, log: &mut Log, watched: &mut Watched) -> Result<Vec<u
     let mut output = Vec::new();
     let mut buffer = [0; 8192];
     while stdout.is_some() || stderr.is_some() {
-        let left = watched.left()?;
+        let left = match watched.left() {
+            Err(Problem::Slow) if matches!(child.try_wait(), Ok(Some(_))) => {
+                return Err(Problem::Held);
+            }
+            left => left?,
+        };
         let (mut out, mut err) = (false, false);
         {
             let mut waits = Vec::new();
@@ -301,7 +322,8 @@ pub fn parse(output: &[u8]) -> Answer {
     let Ok(text) = std::str::from_utf8(output) else {
         return Answer::Failed("what it printed is not UTF-8".into());
     };
-    let text = text.trim();
+    // Editors on Windows begin a file with a byte order mark, and `cat` passes it on.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text).trim();
     if text.is_empty() {
         return Answer::NoData;
     }
@@ -362,12 +384,11 @@ fn value_of(text: &str) -> Value {
     if let Ok(integer) = text.parse::<i64>() {
         return Value::Integer(integer);
     }
-    // Texts like "inf" and "nan" are numbers to Rust and names to everybody else.
-    let numeric = text.bytes().any(|b| b.is_ascii_digit());
     match (text, text.parse::<f64>()) {
         ("true", _) => Value::Boolean(true),
         ("false", _) => Value::Boolean(false),
-        (_, Ok(float)) if numeric => Value::Float(float),
+        // `nan` and `-Infinity` as well: what divides by zero prints them, and `judge` leaves them out and names them.
+        (_, Ok(float)) => Value::Float(float),
         _ => Value::Text(text.trim_matches('"').into()),
     }
 }
@@ -440,9 +461,30 @@ mod tests {
         );
         assert_eq!(lines, json);
         assert_eq!(
-            leaves("a -1e3\nb nan\nc \"1 x\""),
-            ["/a -1000.0", "/b nan", "/c 1 x"]
+            leaves("a -1e3\nb not\nc \"1 x\"\nd \"nan\""),
+            ["/a -1000.0", "/b not", "/c 1 x", "/d nan"]
         );
+    }
+
+    #[test]
+    fn what_is_no_finite_number_is_left_out_and_named_however_it_is_written() {
+        for value in ["1e400", "nan", "NaN", "inf", "-Infinity"] {
+            match parse(format!("good 1\nbad {value}\n").as_bytes()) {
+                Answer::Tree { tree, left_out } => {
+                    assert_eq!(tree.leaves().count(), 1, "{value}");
+                    let said = left_out.unwrap_or_default();
+                    assert!(said.contains("/bad is not a finite number"), "{said}");
+                }
+                other => panic!("{value}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_what_it_printed() {
+        for text in ["\u{feff}level 7\n", "\u{feff}{\"level\":7}"] {
+            assert_eq!(leaves(text), ["/level 7"]);
+        }
     }
 
     #[test]

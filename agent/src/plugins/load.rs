@@ -456,6 +456,9 @@ impl LoadedSource {
     }
 }
 
+/// Of a C plugin that made no source and did not say why.
+pub const NO_REASON: &str = "devmon_plugin_new returned NULL";
+
 impl CSource {
     fn start(functions: CFunctions, config: &str) -> Result<Self, String> {
         let config = CString::new(config).map_err(|_| "its configuration has a NUL character")?;
@@ -464,10 +467,9 @@ impl CSource {
         let source = Self { functions, handle };
         if handle.is_null() {
             let said = source.text(functions.error);
-            return Err(said.and_then(Result::ok).map_or_else(
-                || "devmon_plugin_new returned NULL".into(),
-                |said| cut(&said).into_owned(),
-            ));
+            return Err(said
+                .and_then(Result::ok)
+                .map_or_else(|| NO_REASON.into(), |said| cut(&said).into_owned()));
         }
         Ok(source)
     }

@@ -36,6 +36,11 @@ impl Pace {
         Some(std::mem::take(&mut self.left_out))
     }
 
+    /// How many were left out, once it is time to say so although nothing else is said.
+    pub(super) fn take_left_out(&mut self, now: Instant) -> Option<u64> {
+        (self.left_out > 0 && self.is_over(now)).then(|| std::mem::take(&mut self.left_out))
+    }
+
     /// True when anything may be said again.
     pub(super) fn is_over(&self, now: Instant) -> bool {
         self.since
@@ -76,5 +81,10 @@ mod tests {
             pace.may_say(now, &s.to_string()).is_some()
         });
         assert_eq!(said.count(), 12 * MOST);
+        let at = |s| start + Duration::from_secs(s);
+        assert_eq!(pace.take_left_out(at(3_599)), None);
+        // Nothing more comes: what was left out is said all the same, once.
+        assert_eq!(pace.take_left_out(at(3_600)), Some(300 - MOST as u64));
+        assert_eq!(pace.take_left_out(at(3_601)), None);
     }
 }

@@ -14,7 +14,7 @@ use devmon_core::wire::{Frame, TimestampMs};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use super::directory::{Found, name_by_file};
+use super::directory::{Found, Rank, name_by_file};
 use super::load::Refusal;
 use super::source::{Answer, Kind, Loaded, Made, Report, SourceThread};
 use super::supervise::{Supervised, cut};
@@ -34,6 +34,8 @@ struct Running {
     name: String,
     file: String,
     version: Option<String>,
+    /// Against other files that want its name.
+    rank: Rank,
     isolation: &'static str,
     interval: Duration,
     thread: Option<SourceThread>,
@@ -76,6 +78,8 @@ pub struct Sources {
     deadline: fn(Duration) -> Duration,
     reports: mpsc::Sender<Report>,
     replaced: usize,
+    /// The file that has just lost its name to another.
+    displaced: Option<String>,
     changed: bool,
 }
 
@@ -105,8 +109,15 @@ impl Sources {
             deadline,
             reports: tell,
             replaced: 0,
+            displaced: None,
             changed: true,
         };
+        // Those that have their names before those that are refused for them: nothing is started in vain.
+        let mut found = found;
+        found.sort_by_cached_key(|f| {
+            let rank = f.verdict.as_ref().ok().map(|l| Rank::of(l, &f.file()));
+            (rank.is_none(), rank)
+        });
         for found in found {
             sources.apply(Change::Found(Box::new(found)), settings);
         }
@@ -130,8 +141,11 @@ impl Sources {
             Change::Found(found) => self.found(*found, settings, &mut moves),
             Change::Looked => {}
         }
+        // What ran before: its file needs no second look to be refused.
+        let displaced = self.displaced.take();
         if !moves.gone.is_empty() {
             let waiting = self.idle.iter().filter(|(_, i)| i.duplicate);
+            let waiting = waiting.filter(|(file, _)| displaced.as_ref() != Some(file));
             moves.again = waiting.map(|(file, _)| file.clone()).collect();
         }
         moves
@@ -165,12 +179,17 @@ impl Sources {
             .running
             .values()
             .find(|r| r.name == loaded.name && r.file != file);
-        if let Some(other) = other {
-            let refusal = Refusal::Duplicate {
-                name: loaded.name,
-                by: other.file.clone(),
-            };
-            return self.refused(file, &refusal, settings, moves);
+        if let Some((other, rank)) = other.map(|o| (o.file.clone(), &o.rank)) {
+            let name = loaded.name.clone();
+            if *rank < Rank::of(&loaded, &file) {
+                let refusal = Refusal::Duplicate { name, by: other };
+                return self.refused(file, &refusal, settings, moves);
+            }
+            self.take_out(|r| r.file == other, moves);
+            let by = file.clone();
+            let refusal = Refusal::Duplicate { name, by };
+            self.refused(other.clone(), &refusal, settings, moves);
+            self.displaced = Some(other);
         }
         self.idle
             .retain(|_, i| i.about.name != loaded.name || i.about.state != SourceState::Stopped);
@@ -308,13 +327,13 @@ impl Sources {
         interval: Duration,
     ) -> usize {
         let config = settings.config_of(&loaded.name);
-        let deadline = settings
-            .timeout_of(&loaded.name)
-            .unwrap_or_else(|| (self.deadline)(interval));
+        let own = settings.timeout_of(&loaded.name);
+        let (deadline, limit) = patience(own, || (self.deadline)(interval), &loaded.kind);
         let mut running = Running {
             name: loaded.name.clone(),
-            file,
             version: loaded.version.clone(),
+            rank: Rank::of(&loaded, &file),
+            file,
             isolation: loaded.kind.isolation(),
             interval,
             thread: None,
@@ -335,7 +354,6 @@ impl Sources {
             ?interval,
             "source loaded"
         );
-        let limit = deadline.saturating_sub(KILL_EARLIER);
         match SourceThread::spawn(number, loaded, config, limit, self.reports.clone()) {
             Ok(thread) => running.thread = Some(thread),
             Err(e) => {
@@ -537,6 +555,22 @@ impl Sources {
     }
 }
 
+/// How long the daemon waits for a round, and after what time a process is killed for it. A timeout that somebody wrote down is meant to the letter: what comes later is the daemon's word.
+fn patience(
+    own: Option<Duration>,
+    usual: impl Fn() -> Duration,
+    kind: &Kind,
+) -> (Duration, Duration) {
+    match (own, kind) {
+        (Some(timeout), Kind::Inline(_)) => (timeout, timeout),
+        (Some(timeout), Kind::Process(..) | Kind::Exec(_)) => (timeout + KILL_EARLIER, timeout),
+        (None, _) => {
+            let deadline = usual();
+            (deadline, deadline.saturating_sub(KILL_EARLIER))
+        }
+    }
+}
+
 fn idle(name: String, state: SourceState, reason: String, file: String) -> SourceAbout {
     SourceAbout {
         name,
@@ -567,113 +601,4 @@ pub fn unknown(settings: &Settings, known: &[String]) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Flags;
-    use crate::plugins::exec::ExecFile;
-
-    fn found(copy: Option<&str>, verdict: Result<(), Refusal>) -> Change {
-        let copy = copy.map(PathBuf::from);
-        let verdict = verdict.map(|()| Loaded {
-            name: "well".into(),
-            version: None,
-            preferred_interval: None,
-            kind: Kind::Exec(ExecFile {
-                path: "/nowhere/well.sh".into(),
-                copy: copy.clone(),
-                limits: super::super::host::Limits::default(),
-            }),
-            copy,
-        });
-        Change::Found(Box::new(Found {
-            path: "/nowhere/well.sh".into(),
-            verdict,
-            companion: Vec::new(),
-        }))
-    }
-
-    fn refusal() -> Result<(), Refusal> {
-        Err(Refusal::Untrusted("everyone may write to it".into()))
-    }
-
-    fn settings() -> Settings {
-        let flags = Flags {
-            device: Some("d".parse().unwrap()),
-            ..Flags::default()
-        };
-        Settings::resolve(&flags, |_| None).unwrap()
-    }
-
-    #[test]
-    fn what_is_refused_runs_on_from_its_copy_and_ends_without_one() {
-        let settings = settings();
-        for copy in [Some("/private/well-1.sh"), None] {
-            let (mut sources, _reports) = Sources::start(Vec::new(), &settings, |i| i);
-            assert_eq!(sources.apply(found(copy, Ok(())), &settings).new.len(), 1);
-            let moves = sources.apply(found(copy, refusal()), &settings);
-            assert_eq!(moves.gone.len(), usize::from(copy.is_none()));
-            assert_eq!(sources.copies().len(), usize::from(copy.is_some()));
-            let (about, _) = sources.about();
-            let state = if copy.is_some() {
-                SourceState::Ok
-            } else {
-                SourceState::Failing
-            };
-            assert_eq!(about[0].state, state);
-            let reason = about[0].reason.as_deref().unwrap();
-            assert!(reason.contains("everyone may write to it"), "{reason}");
-
-            // Closed to others again, with the same content: the source that runs is not touched.
-            let moves = sources.apply(found(copy, Ok(())), &settings);
-            assert_eq!(moves.new.len(), usize::from(copy.is_none()));
-            assert_eq!(sources.about().0[0].reason, None);
-        }
-    }
-
-    #[test]
-    fn what_is_switched_off_is_no_matter_whatever_its_file_is_like() {
-        let mut settings = settings();
-        let off = crate::config::SourceSettings {
-            enabled: false,
-            ..Default::default()
-        };
-        settings.sources.insert("well".into(), off);
-        for verdict in [Ok(()), refusal()] {
-            let (mut sources, _reports) = Sources::start(Vec::new(), &settings, |i| i);
-            sources.apply(found(None, verdict), &settings);
-            let about = &sources.about().0[0];
-            assert_eq!(
-                (about.name.as_str(), about.state),
-                ("well", SourceState::Stopped)
-            );
-            let reason = about.reason.as_deref();
-            assert_eq!(reason, Some("switched off in the configuration"));
-            assert_eq!(unknown(&settings, &sources.known()), [""; 0]);
-        }
-    }
-
-    #[test]
-    fn settings_of_a_source_whose_file_was_refused_are_no_mistake() {
-        let mut settings = settings();
-        for name in ["well", "wall"] {
-            settings.sources.insert(name.into(), Default::default());
-        }
-        let (mut sources, _reports) = Sources::start(Vec::new(), &settings, |i| i);
-        sources.apply(found(None, refusal()), &settings);
-        let said = unknown(&settings, &sources.known());
-        assert!(
-            said.len() == 1 && said[0].contains("did you mean \"well\"?"),
-            "{said:?}"
-        );
-    }
-
-    #[test]
-    fn a_file_without_a_source_can_be_tried_again_by_its_name() {
-        let settings = settings();
-        let (mut sources, _reports) = Sources::start(Vec::new(), &settings, |i| i);
-        sources.apply(found(None, refusal()), &settings);
-        assert_eq!(sources.readmit("well.sh"), Ok(Some("well.sh".into())));
-        let nobody = sources.readmit("nobody").unwrap_err();
-        assert!(nobody.contains("there are: well.sh"), "{nobody}");
-    }
-}
+mod tests;

@@ -56,6 +56,8 @@ pub enum Answer {
     Failed(String),
     /// There is no source: its constructor said why. It is made anew when it is asked again.
     NotStarted(String),
+    /// An executable was not done in time. It is run again, ever more seldom, and never left alone for it: what it waits for may come back.
+    TooSlow(String),
     /// The source is gone, and not politely; it is made anew when it is asked again.
     Crashed(String),
 }

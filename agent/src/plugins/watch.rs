@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 use tokio::sync::mpsc;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::directory::{Candidate, Found, candidates, verdict};
 use super::load::Refusal;
@@ -151,6 +151,7 @@ impl Directory {
     ) {
         let mut watched = Watched::new(&self.settings.plugin_dir);
         let mut pause = PAUSE;
+        let mut is_there = self.settings.plugin_dir.is_dir();
         loop {
             while let Some(candidate) = self.looks.next(Instant::now()) {
                 self.look_at(candidate);
@@ -193,6 +194,15 @@ impl Directory {
             // Before the listing: what changes after it is said.
             if watched.is_of_yesterday(&self.settings.plugin_dir) {
                 watched = Watched::new(&self.settings.plugin_dir);
+            }
+            let dir = self.settings.plugin_dir.display();
+            if is_there != self.settings.plugin_dir.is_dir() {
+                is_there = !is_there;
+                if is_there {
+                    info!(%dir, "the plugin directory is there");
+                } else {
+                    warn!(%dir, "the plugin directory is gone: its sources end; what is put in its place is followed");
+                }
             }
             match candidates(&self.settings.plugin_dir) {
                 Ok(listed) => {

@@ -153,8 +153,35 @@ fn all_limits_are_told_at_once() {
     }
     let found = faulty("many", &["--rounds", "5"]);
     finds(&found, "wrong", "cardinality", "more than 10000 leaves");
+    finds(&found, "wrong", "failed", "see what else is found");
+    assert!(!found.to_string().contains("different paths"), "{found:#}");
     let found = faulty("texts", &["--rounds", "5"]);
     finds(&found, "wrong", "tree", "a round has 1.4 MiB as JSON");
+}
+
+#[test]
+fn more_memory_than_the_agent_gives_is_a_finding() {
+    let found = faulty("large", &["--rounds", "10"]);
+    finds(
+        &found,
+        "wrong",
+        "memory",
+        "in the agent its limit is 128 MiB",
+    );
+    assert_eq!(found["wrong"], 1, "{found:#}");
+}
+
+#[test]
+fn a_process_that_is_left_behind_is_a_finding_and_is_ended() {
+    let found = faulty("forks", &["--rounds", "13"]);
+    finds(&found, "wrong", "leak", "leaves a process running");
+    assert_eq!(found["wrong"], 1, "{found:#}");
+    let ours = "libfaulty.so\u{0}13"; // no other test asks so often
+    let left = std::fs::read_dir("/proc").unwrap().flatten().filter(|e| {
+        let line = std::fs::read_to_string(e.path().join("cmdline")).unwrap_or_default();
+        line.contains("check-plugin-child") && line.contains(ours)
+    });
+    assert_eq!(left.count(), 0);
 }
 
 #[test]

@@ -50,6 +50,23 @@ fn a_bad_flag_or_variable_ends_with_78() {
 }
 
 #[test]
+fn a_certificate_that_is_missing_is_named_with_the_settings_that_lead_to_it() {
+    let plugins = Plugins::with(&[]);
+    let config = plugins.config("device = 'd'\nmqtt = 'mqtts://127.0.0.1:1'\ncerts = 'keys'\n");
+    let out = run(&["check", "--config", &config], &plugins);
+    assert_eq!(out.status.code(), EX_CONFIG);
+    let said = text(&out.stderr);
+    let keys = plugins.path("keys");
+    for part in [
+        format!("{}/root-CA.crt", keys.display()),
+        format!("certs = \"{}\"", keys.display()),
+        "mqtt = \"mqtts://127.0.0.1:1\"".to_owned(),
+    ] {
+        assert!(said.contains(&part), "{part}: {said}");
+    }
+}
+
+#[test]
 fn the_printed_configuration_passes_its_own_check() {
     let plugins = Plugins::with(&["two-a"]);
     let printed = agent().arg("config").output().unwrap().stdout;

@@ -361,6 +361,53 @@ fn a_script_that_fails_at_each_round_fills_no_log() {
 }
 
 #[test]
+fn a_process_that_a_script_left_with_its_output_is_named_and_not_the_script() {
+    let broker = Broker::start();
+    let mut sub = broker.subscribe("devmon/#");
+    let plugins = Plugins::with(&[]);
+    plugins.script("pump", "sleep 1000 & echo level 7");
+    let _agent = publish("i15", &broker, &plugins, &["--interval", "200ms"]);
+    let part = "ended, but a process that it started still held its output after 1.8 s";
+    wait_for_state(&mut sub, "pump", "failing", part);
+}
+
+#[test]
+fn what_a_source_writes_without_end_fills_no_log_and_is_seen() {
+    let broker = Broker::start();
+    let mut sub = broker.subscribe("devmon/#");
+    let plugins = Plugins::with(&[]);
+    plugins.script(
+        "same",
+        "yes err >&2 & sleep 0.3; kill $!; wait; echo level 7",
+    );
+    plugins.script("others", "seq 20000 >&2; echo level 7");
+    plugins.c_as("bad", "libchatty.so", &["MODE=CHATTER", "VERSION=1"]);
+    let agent = publish("i16", &broker, &plugins, &["--interval", "500ms"]);
+    let all = ["same", "others", "chatty"];
+    let part = "more than 100 lines to standard error in a round";
+    let (mut noisy, mut waiting) = (Vec::from(all), Vec::from(all));
+    sub.wait_for("all three are ok, with a remark", |line| {
+        noisy.retain(|name| {
+            let source = source(line, name).unwrap_or_default();
+            let reason = source["reason"].as_str().unwrap_or_default();
+            !(source["state"] == "ok" && reason.contains(part))
+        });
+        noisy.is_empty().then_some(())
+    });
+    for _ in 0..3 {
+        sub.wait_for("more rounds", |line| {
+            waiting.retain(|name| ticks_of(line, name).is_empty());
+            waiting.is_empty().then_some(())
+        });
+        waiting = all.into();
+    }
+    let log = agent.seen();
+    let said = log.lines().filter(|l| l.contains("said=")).count();
+    assert!((3..=120).contains(&said), "{said} lines");
+    assert_eq!(log.matches("said=\"err\"").count(), 1, "{log}");
+}
+
+#[test]
 fn a_source_says_soon_that_it_has_nothing_to_measure_however_seldom_it_is_asked() {
     let broker = Broker::start();
     let mut sub = broker.subscribe("devmon/#");
@@ -512,7 +559,7 @@ fn another_directory_put_in_the_place_of_the_first_is_followed() {
     command
         .args(["--interval", "200ms", "--plugin-dir"])
         .arg(&dir);
-    let _agent = Process::errors_of(command.arg("--state-dir").arg(&state));
+    let mut agent = Process::errors_of(command.arg("--state-dir").arg(&state));
     sub.wait_for("version 1", |line| {
         leaf(line, "tank", "version").filter(|v| *v == 1)
     });
@@ -536,6 +583,12 @@ fn another_directory_put_in_the_place_of_the_first_is_followed() {
     sub.wait_for("version 3", |line| {
         leaf(line, "tank", "version").filter(|v| *v == 3)
     });
+
+    std::fs::rename(&dir, place.path("gone")).unwrap();
+    wait_for_state(&mut sub, "tank", "stopped", "its file was removed");
+    agent.wait_for_line("the plugin directory is gone");
+    std::fs::rename(place.path("gone"), &dir).unwrap();
+    agent.wait_for_line("the plugin directory is there");
 }
 
 #[test]
@@ -563,7 +616,7 @@ fn a_source_has_a_timeout_of_its_own() {
     std::fs::write(&config, "[sources.slow]\ntimeout = \"600ms\"\n").unwrap();
     let args = ["--interval", "1s", "--config", config.to_str().unwrap()];
     let _agent = publish("i9", &broker, &plugins, &args);
-    let part = "did not end within 0.4 s and was killed";
+    let part = "did not end within 0.6 s and was killed";
     wait_for_state(&mut sub, "slow", "failing", part);
 }
 
@@ -756,6 +809,33 @@ fn the_memory_of_what_a_plugin_starts_counts_as_its_own() {
         "failing",
         "MiB of memory (its limit is 32 MiB)",
     );
+}
+
+#[test]
+fn a_plugin_that_can_not_be_made_and_says_nothing_is_shown_with_its_limit() {
+    let broker = Broker::start();
+    let mut sub = broker.subscribe("devmon/#");
+    let plugins = Plugins::with(&[]);
+    plugins.c("faulty");
+    let config = plugins.config("[sources.faulty]\nconfig = { do = 'large' }\n");
+    let _agent = publish("i17", &broker, &plugins, &["--config", &config]);
+    let part = "returned NULL and gave no reason; if it lacked memory: its limit is 128 MiB";
+    wait_for_state(&mut sub, "faulty", "failing", part);
+}
+
+#[test]
+fn the_least_limits_that_can_be_set_let_a_plugin_run() {
+    let broker = Broker::start();
+    let mut sub = broker.subscribe("devmon/#");
+    let plugins = Plugins::with(&["two-a"]);
+    plugins.script("well", "echo level 7 | cat");
+    let least = "memory_bytes = 16777216\nopen_files = 16\n";
+    let config = plugins.config(&format!("[sources.two-a]\n{least}[sources.well]\n{least}"));
+    let args = ["--interval", "200ms", "--config", &config];
+    let _agent = publish("i18", &broker, &plugins, &args);
+    for name in ["two-a", "well"] {
+        sub.wait_for(name, |line| ticks_of(line, name).pop());
+    }
 }
 
 #[test]

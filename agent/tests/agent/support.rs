@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -57,6 +58,14 @@ impl Plugins {
         let unfinished = self.path(&format!("{file}.new"));
         compile(stem, &unfinished, defines);
         std::fs::rename(unfinished, self.path(file)).unwrap();
+    }
+
+    /// Writes a shell script that may be executed.
+    pub(crate) fn script(&self, file: &str, text: &str) {
+        let path = self.path(&format!("{file}.new"));
+        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::rename(path, self.path(file)).unwrap();
     }
 
     /// Writes an agent's configuration and gives its path.

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use devmon_core::tree::MAX_LEAVES;
+use devmon_core::wire::refusal::Reason;
 
 use super::{Judge, short};
 use crate::check_plugin::child::STACK_BYTES;
 use crate::check_plugin::report::{Level, Report, Speed, growth, memory_growth, time};
 use crate::check_plugin::said::Phase;
 use crate::check_plugin::watch::{Ending, How, MAX_MEMORY_BYTES};
+use crate::plugins::host::Limits;
 use crate::plugins::supervise::MIN_DEADLINE;
 
 /// A tree with more leaves lists things rather than measures; each leaf is a series that is kept for years.
@@ -28,6 +30,17 @@ impl Judge {
     /// The child has ended.
     pub(in crate::check_plugin) fn close(mut self, ending: Ending) -> Report {
         self.judge_ending(&ending);
+        self.judge_memory(&ending);
+        if !ending.left.is_empty() && ending.how == How::Done {
+            let left = &ending.left;
+            let problem = format!(
+                "leaves {} running: {}",
+                processes(left.len()),
+                left.join(", ")
+            );
+            let advice = "end what it starts when its source is dropped: the agent kills it with the plugin's process, but nobody does where the plugin runs inline";
+            self.wrong("leak", short(&problem), advice);
+        }
         let was_made = self.report.source.is_some() && !self.times.is_empty();
         if was_made {
             self.judge_rounds(ending.how == How::Done);
@@ -96,6 +109,19 @@ impl Judge {
         self.wrong(rule, &problem, &advice);
     }
 
+    fn judge_memory(&mut self, ending: &Ending) {
+        let limit = Limits::default().memory_bytes;
+        if ending.memory_bytes <= limit || matches!(ending.how, How::TooLarge(_)) {
+            return;
+        }
+        let (most, limit) = (ending.memory_bytes >> 20, limit >> 20);
+        let problem = format!(
+            "has {most} MiB of memory; in the agent its limit is {limit} MiB, and it gets no more or is ended"
+        );
+        let advice = "need less (memory that is only reserved counts, too), or have memory_bytes set in [sources.NAME] on each device";
+        self.wrong("memory", &problem, advice);
+    }
+
     fn judge_rounds(&mut self, is_whole: bool) {
         let rounds = self.times.len();
         let (failed, reason) = std::mem::take(&mut self.failed);
@@ -104,7 +130,11 @@ impl Judge {
                 "collect failed in {failed} of {rounds} rounds, first with: {}",
                 short(&reason)
             );
-            let advice = if reason.starts_with("invalid_") || reason.contains("UTF-8") {
+            let is_refused = |r: &Reason| reason.starts_with(r.as_str());
+            let is_no_json = reason.starts_with(Reason::InvalidJson.as_str());
+            let advice = if !is_no_json && Reason::ALL.iter().any(is_refused) {
+                "the agent refuses the whole tree for it: see what else is found, which names everything of that kind"
+            } else if is_no_json || reason.contains("UTF-8") {
                 "return one JSON object in UTF-8, numbers finite, quotes and backslashes in texts escaped"
             } else {
                 "leave out a single value that can not be read; fail only where nothing can be"
@@ -167,12 +197,10 @@ impl Judge {
             let problem = format!("{} leaves in a round", self.report.leaves);
             self.look("cardinality", &problem, "each is a series that is kept for years: measure the most important, or sum them up");
         }
-        let paths = self.seen.len();
-        if paths > self.report.leaves + self.report.leaves / 2 + STRAY_PATHS {
-            let problem = format!(
-                "{paths} different paths in {rounds} rounds of at most {} leaves",
-                self.report.leaves
-            );
+        let (paths, leaves) = (self.seen.len(), self.report.leaves.max(self.refused_leaves));
+        if paths > leaves + leaves / 2 + STRAY_PATHS {
+            let problem =
+                format!("{paths} different paths in {rounds} rounds of at most {leaves} leaves");
             let advice = "keep what changes (process ids, times, counters) out of names: each new path is a new series";
             self.wrong("cardinality", &problem, advice);
         }
@@ -253,6 +281,13 @@ impl Judge {
             last.threads,
             "keep one thread for as long as the source lives; end it when the source is dropped",
         );
+    }
+}
+
+fn processes(number: usize) -> String {
+    match number {
+        1 => "a process".to_owned(),
+        more => format!("{more} processes"),
     }
 }
 

@@ -43,6 +43,8 @@ pub(super) struct Judge {
     sizes: Vec<Sizes>,
     trees: usize,
     empty: usize,
+    /// Of the largest tree that the agent refuses.
+    refused_leaves: usize,
     /// Rounds that gave a reason: how often, and the first words.
     failed: (usize, String),
     unavailable: (usize, String),
@@ -67,6 +69,7 @@ impl Judge {
             sizes: Vec::new(),
             trees: 0,
             empty: 0,
+            refused_leaves: 0,
             failed: (0, String::new()),
             unavailable: (0, String::new()),
             has_panicked: false,
@@ -204,7 +207,8 @@ impl Judge {
             Came::Failed { reason, text } => {
                 if let Some(json) = text.and_then(|text| serde_json::from_str(&text).ok()) {
                     // The agent stops at the first thing; here they are all.
-                    self.tree(&json);
+                    let leaves = self.tree(&json);
+                    self.refused_leaves = self.refused_leaves.max(leaves);
                 }
                 count(&mut self.failed, reason);
             }
@@ -247,8 +251,8 @@ impl Judge {
         }
     }
 
-    /// Looks at a tree: limits first, then what is within them.
-    fn tree(&mut self, json: &Json) {
+    /// Looks at a tree: limits first, then what is within them. Gives how many leaves it has.
+    fn tree(&mut self, json: &Json) -> usize {
         let mut tree = MetricTree::new();
         let mut leaves = 0;
         match json {
@@ -279,6 +283,7 @@ impl Judge {
         for (path, value) in tree.leaves() {
             self.leaf(path, value);
         }
+        leaves
     }
 
     fn leaf(&mut self, path: MetricPath, value: &Value) {

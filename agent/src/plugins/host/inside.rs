@@ -205,7 +205,9 @@ fn answer_reply(answer: Answer) -> std::io::Result<Reply> {
         },
         Answer::NoData => Reply::NoData,
         Answer::Unavailable(reason) => Reply::Unavailable(reason),
-        Answer::Failed(reason) | Answer::NotStarted(reason) => Reply::Failed(reason),
+        Answer::Failed(reason) | Answer::NotStarted(reason) | Answer::TooSlow(reason) => {
+            Reply::Failed(reason)
+        }
         Answer::Crashed(reason) => {
             let text = reason.strip_prefix("panicked: ").unwrap_or(&reason);
             Reply::Panicked(text.to_owned())

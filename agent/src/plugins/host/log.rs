@@ -1,4 +1,6 @@
 //! What a process says on standard error, on its way into the agent's log.
+//!
+//! **Promises** at most some fifty lines of 500 bytes in five minutes ([`pace`](crate::plugins::pace)), and the number of those that were left out.
 
 use std::io::Read;
 use std::process::ChildStderr;
@@ -10,6 +12,8 @@ use crate::plugins::pace::{self, Pace};
 
 /// Of what a plugin writes to standard error, this much of a line is kept.
 const LINE_BYTES: usize = 500;
+/// Lines in a round that are no messages any more: a debug switch that was left on.
+const MANY_LINES: u32 = 100;
 
 /// What came of reading a stream.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,6 +31,8 @@ pub(in crate::plugins) struct Log {
     file: String,
     pace: Pace,
     line: Vec<u8>,
+    /// Since the round began.
+    lines: u32,
     pub(in crate::plugins) last: String,
 }
 
@@ -36,8 +42,20 @@ impl Log {
             file: file.to_owned(),
             pace: Pace::default(),
             line: Vec::new(),
+            lines: 0,
             last: String::new(),
         }
+    }
+
+    /// A round is over: what was left out of the log is said when it is time; and for whoever looks at the source, that it says too much.
+    pub(in crate::plugins) fn round_ends(&mut self) -> Option<String> {
+        if let Some(left_out) = self.pace.take_left_out(Instant::now()) {
+            info!(file = self.file, left_out, "plugin said more");
+        }
+        let lines = std::mem::take(&mut self.lines);
+        (lines > MANY_LINES).then(|| {
+            format!("it writes more than {MANY_LINES} lines to standard error in a round; most are left out of the log")
+        })
     }
 
     /// Reads some of what is there, and does not wait for more.
@@ -71,6 +89,7 @@ impl Log {
         let line = line.trim();
         // The hint that Rust's panic message ends with says nothing about the plugin.
         if !line.is_empty() && !line.starts_with("note: run with `RUST_BACKTRACE") {
+            self.lines = self.lines.saturating_add(1);
             if let Some(left_out) = self.pace.may_say(Instant::now(), line) {
                 let left_out = pace::some(left_out);
                 info!(file = self.file, said = line, left_out, "plugin");

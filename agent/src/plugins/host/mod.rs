@@ -48,7 +48,7 @@ pub(super) use inside::{CANNOT_BE_RUN, NOT_RUN};
 pub(super) use log::Log;
 pub use protocol::Hello;
 
-use super::load::{Refusal, Round};
+use super::load::{NO_REASON, Refusal, Round};
 use super::memory;
 use super::source::{Answer, Made, judge};
 use command::host_command;
@@ -57,6 +57,8 @@ use protocol::{MAX_MESSAGE_BYTES, Order, Reply, write_message};
 
 /// The hidden command that makes this binary a host.
 pub const COMMAND: &str = "plugin-host";
+/// In the reason of a host that was killed for its slowness.
+pub(super) const DID_NOT_ANSWER: &str = "did not answer within";
 /// After the socket is closed or the host misbehaved, it has this long to end before it is killed.
 const LAST_BREATH: Duration = Duration::from_millis(200);
 /// A process that was killed is gone in less, unless a driver holds it; then it is left behind.
@@ -182,6 +184,12 @@ impl Host {
                 facts,
                 problem,
             } => Ok(Ok(made(name, descriptors, facts, problem))),
+            Reply::NotStarted(reason) if reason == NO_REASON => {
+                let mib = self.limits.memory_bytes >> 20;
+                Ok(Err(format!(
+                    "{reason} and gave no reason; if it lacked memory: its limit is {mib} MiB (memory_bytes in [sources.{name}])"
+                )))
+            }
             Reply::NotStarted(reason) => Ok(Err(reason)),
             _ => Err(self.end("answered out of turn")),
         }
@@ -192,10 +200,15 @@ impl Host {
     /// # Errors
     /// [`Ended`]; the host is gone.
     pub fn collect(&mut self, limit: Duration) -> Result<Answer, Ended> {
-        Ok(match self.ask(&Order::Collect, limit)? {
+        let reply = self.ask(&Order::Collect, limit)?;
+        let noise = self.log.round_ends();
+        Ok(match reply {
             Reply::Tree { metrics, left_out } => match tree_from_json(metrics.get()) {
                 Ok(tree) => match judge(Round::Tree(tree, 0)) {
-                    Answer::Tree { tree, .. } => Answer::Tree { tree, left_out },
+                    Answer::Tree { tree, .. } => Answer::Tree {
+                        tree,
+                        left_out: left_out.or(noise),
+                    },
                     other => other,
                 },
                 Err(e) => Answer::Failed(format!("its tree was refused: {e}")),
@@ -232,7 +245,7 @@ impl Host {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 let seconds = limit.as_secs_f64();
-                return Err(self.end(&format!("did not answer within {seconds:.1} s")));
+                return Err(self.end(&format!("{DID_NOT_ANSWER} {seconds:.1} s")));
             }
             if self.looked.elapsed() >= LOOK {
                 self.look_at_memory(true)?;
@@ -365,7 +378,7 @@ fn pid_of(child: &Child) -> Option<Pid> {
 }
 
 /// Waits for a child's end, and leaves its status where it is.
-fn has_ended(child: &Child, limit: Duration) -> bool {
+pub(crate) fn has_ended(child: &Child, limit: Duration) -> bool {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     let until = Instant::now() + limit;
     loop {

@@ -16,6 +16,7 @@
 #define SHOUT 7
 #define SHARED 8
 #define CHILDREN 9
+#define CHATTER 10
 
 static int rounds;
 
@@ -48,6 +49,10 @@ char *devmon_plugin_collect(void *handle) {
             return strdup("\xff\xfe");
         case SHOUT:
             return NULL;
+        case CHATTER:
+            for (int i = 0; i < 20000; i++)
+                fprintf(stderr, "line %d\n", i);
+            break;
         case SHARED: { /* memory that RLIMIT_DATA does not count; it goes on answering */
             size_t size = 8 << 20;
             char *more = mmap(0, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);

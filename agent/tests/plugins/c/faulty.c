@@ -9,6 +9,8 @@
 
 struct source { char fault[32]; int rounds; const char *error; };
 
+static void *volatile reserved;
+static int silent;
 static int lives; // sources made and not dropped
 
 uint32_t devmon_plugin_abi(void) { return 1; }
@@ -18,6 +20,7 @@ void *devmon_plugin_new(const char *config) {
     if (strstr(config, "\"crash-in-new\"")) abort();
     if (strstr(config, "\"refuse\"")) return NULL;
     if (strstr(config, "\"once\"") && lives++) return NULL;
+    if (strstr(config, "\"large\"") && !(reserved = malloc(180 << 20))) return silent = 1, NULL;
     struct source *s = calloc(1, sizeof *s);
     if (fault) sscanf(fault, "\"do\":\"%31[^\"]", s->fault);
     return s;
@@ -52,6 +55,7 @@ char *devmon_plugin_collect(void *p) {
         if (fork() == 0) { execl("/bin/sleep", "sleep", "5", (char *)0); _exit(1); }
         abort();
     }
+    if (FAULT("forks") && round == 2 && fork() == 0) for (;;) pause();
     if (FAULT("over") ) return copied(round < 20 ? "{\"utilization\":0.5}" : "{\"utilization\":1.5}");
     if (FAULT("trickle")) memset(malloc(100), 1, 100);
     if (FAULT("leak")) memset(malloc(4096), 1, 4096);
@@ -110,4 +114,4 @@ const char *devmon_plugin_describe(void *p) {
     return "[{\"path\":\"/answer\",\"unit\":\"1\",\"kind\":\"gauge\",\"help\":\"The answer.\"}]";
 }
 
-const char *devmon_plugin_error(void *p) { return p ? ((struct source *)p)->error : "told to refuse"; }
+const char *devmon_plugin_error(void *p) { return p ? ((struct source *)p)->error : silent ? NULL : "told to refuse"; }
