@@ -23,6 +23,7 @@ const CRATES: [(&str, &[&str]); 2] = [
         &[
             "time",
             "series_query",
+            "fleet_series_query",
             "list_query",
             "cursor",
             "pattern",

@@ -18,7 +18,8 @@
 //!    every other one's type is unknown.
 //! 4. Labels are the placeholders. The device's id is the label `device`; it comes from whoever knows the device. A placeholder named like a label that has
 //!    a meaning of its own (`device`, `path`, `value`, `__…`, or one that begins with a digit) gets `exported_` in front.
-//! 5. Two paths of one device that come out alike both get the label `path` ([`doubles`]).
+//! 5. A device can not take the names of what the collector says of it ([`OWN`]): `devmon_exported_device_online`.
+//! 6. Two paths of one device that come out alike both get the label `path` ([`doubles`]).
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -30,6 +31,13 @@ use devmon_core::{MetricPath, Value};
 const PREFIX: &str = "devmon";
 /// Labels that a placeholder may not take.
 const TAKEN: [&str; 3] = ["device", "path", "value"];
+
+/// Families that the collector makes of what it knows of devices; a path that comes out as one of them is renamed.
+pub const OWN: [&str; 3] = [
+    "devmon_device_online",
+    "devmon_device_last_seen_timestamp_seconds",
+    "devmon_device_labels",
+];
 
 /// What Prometheus calls the type of a family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -91,6 +99,10 @@ pub fn map(path: &MetricPath, descriptor: Option<&Descriptor>, text: bool) -> Ma
             None if name.ends_with("_total") => counter(&name, ""),
             None => (name, Type::Unknown, None),
         }
+    };
+    let name = match name.strip_prefix(PREFIX) {
+        Some(rest) if OWN.contains(&name.as_str()) => format!("{PREFIX}_exported{rest}"),
+        _ => name,
     };
     let help = match descriptor {
         Some(d) if !d.help.is_empty() => d.help.clone(),
@@ -328,6 +340,20 @@ mod tests {
             plain("/a/b c", false),
             is("devmon_a_b_c", Type::Unknown, "")
         );
+        for (path, name) in [
+            ("/device/online", "devmon_exported_device_online"),
+            (
+                "/device_last/seen_timestamp_seconds",
+                "devmon_exported_device_last_seen_timestamp_seconds",
+            ),
+            ("/device/onlines", "devmon_device_onlines"),
+        ] {
+            assert_eq!(
+                plain(path, false),
+                is(name, Type::Unknown, ""),
+                "the collector's own"
+            );
+        }
         assert_eq!(
             plain("/a/n_total", false),
             is("devmon_a_n_total", Type::Counter, "")

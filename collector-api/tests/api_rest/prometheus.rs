@@ -225,6 +225,22 @@ impl Drop for Prometheus {
 }
 
 #[test]
+fn lists_of_series_heed_a_matcher_of_the_text_that_an_info_has() {
+    let collector = Collector::start();
+    fill(&collector, TimestampMs::now().0);
+    let devices = |matcher: &str| {
+        let path = format!(
+            "/prometheus/api/v1/label/device/values?match[]=devmon_gpu_name_info%7B{matcher}%7D"
+        );
+        let answer: Json = serde_json::from_slice(&collector.get(&path).body).unwrap();
+        answer["data"].as_array().unwrap().len()
+    };
+    assert_eq!(devices("value=~%22RTX.*%22"), 2);
+    assert_eq!(devices("value=%22nope%22"), 0);
+    assert_eq!(devices("value!=%22nope%22,device=%22a%22"), 1);
+}
+
+#[test]
 fn a_real_prometheus_scrapes_it() {
     let collector = Collector::with_token(Some("secret"));
     fill(&collector, TimestampMs::now().0);

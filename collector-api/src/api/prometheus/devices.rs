@@ -14,7 +14,7 @@ use super::super::params::Params;
 use super::super::problem::{Kind, Problem};
 use super::text::{Exposition, Format};
 use crate::query::devices::{STALE_INTERVALS, Status, labels, status};
-use crate::query::families::{Family, Type};
+use crate::query::families::{Family, OWN, Type};
 use crate::query::fleet::Pattern;
 use crate::query::names::NamedSeries;
 use crate::store::engine::DeviceRecord;
@@ -117,7 +117,7 @@ fn about_device(exposition: &mut Exposition, device: &DeviceRecord, status: Stat
         help: help.to_owned(),
     };
     let online = gauge(
-        "devmon_device_online",
+        OWN[0],
         None,
         "1 while the device is online, 0 while it is stale or offline.",
     );
@@ -127,7 +127,7 @@ fn about_device(exposition: &mut Exposition, device: &DeviceRecord, status: Stat
         &Value::Integer(i64::from(status == Status::Online)),
     );
     let seen = gauge(
-        "devmon_device_last_seen_timestamp_seconds",
+        OWN[1],
         Some("seconds"),
         "When its last message arrived, in unix time.",
     );
@@ -135,7 +135,7 @@ fn about_device(exposition: &mut Exposition, device: &DeviceRecord, status: Stat
     let labels = labels(device);
     if !labels.is_empty() {
         let family = gauge(
-            "devmon_device_labels",
+            OWN[2],
             None,
             "1, with the labels that people gave the device, each with label_ before its name.",
         );

@@ -3,6 +3,7 @@
 //! [`text`] writes the two forms of an exposition, `own` and `devices` fill them; names and labels are `query`'s (`families`).
 
 mod devices;
+mod matrix;
 mod own;
 pub(super) mod query;
 mod requests;

@@ -15,15 +15,19 @@ use serde_json::{Value as Json, json};
 use warp::http::StatusCode;
 
 use super::super::endpoints::Call;
+use super::super::large;
 use super::super::params::{Segment, form_decode};
 use super::super::problem::Problem;
+
 use super::super::reply::{Response, json as good, respond};
 use super::super::{Api, time};
+use super::matrix::{Matrix, Points, number, seconds};
 use crate::query::families::Type;
 use crate::query::promql::eval::{Eval, PATIENCE};
 use crate::query::promql::plan::{self, Budget, Patience};
 use crate::query::promql::{self, Error, Labels, MAX_STEPS, Outcome, Steps, Val, is_absent};
 
+const JSON: &str = "application/json";
 /// Most series, labels or values of one list.
 const MAX_LISTED: usize = 50_000;
 /// The version whose rules are followed, and by which Grafana decides what it may ask.
@@ -33,7 +37,9 @@ const LIKE_VERSION: &str = "2.42.0";
 fn failed(error: &Error) -> Response {
     let (status, kind) = match error {
         Error::BadData(_) => (StatusCode::BAD_REQUEST, "bad_data"),
-        Error::Execution(_) => (StatusCode::UNPROCESSABLE_ENTITY, "execution"),
+        Error::Execution(_) | Error::TooManySamples(_) => {
+            (StatusCode::UNPROCESSABLE_ENTITY, "execution")
+        }
         Error::Timeout(_) => (StatusCode::SERVICE_UNAVAILABLE, "timeout"),
         Error::Store(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
     };
@@ -185,9 +191,17 @@ pub(in crate::api) fn instant(api: &Api, call: &Call, _: &Segment) -> Result<Res
         let patience = asked.duration("timeout")?.unwrap_or(PATIENCE);
         let mut eval = Eval::new(&*api.store, &api.names, steps, patience);
         let outcome = eval.run(&expr)?;
-        Ok((instant_data(outcome, at), eval.warnings))
+        Ok((outcome, eval.warnings, at))
     };
-    answer(ask())
+    match ask() {
+        Ok((Outcome::Val(val), warnings, at)) => answer(Ok((instant_data(val, at), warnings))),
+        Ok((Outcome::Raw(series), warnings, _)) => {
+            let of = |(labels, v)| (labels, Points::Raw(v));
+            let series = series.into_iter().map(of).collect();
+            large::answer(&api.room, JSON, Matrix::new(series, warnings))
+        }
+        Err(error) => Ok(failed(&error)),
+    }
 }
 
 pub(in crate::api) fn range(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
@@ -237,53 +251,35 @@ pub(in crate::api) fn range(api: &Api, call: &Call, _: &Segment) -> Result<Respo
                 ));
             }
         };
-        let mut rows: Vec<(Labels, Vec<Json>)> = Vec::new();
-        for (labels, v) in series {
-            let here = v.iter().enumerate().filter(|(_, x)| !is_absent(**x));
-            let points: Vec<Json> = here.map(|(i, x)| point(steps.at(i), *x)).collect();
-            if !points.is_empty() {
-                rows.push((labels, points));
-            }
-        }
-        rows.sort_by(|a, b| a.0.cmp(&b.0));
-        let result: Vec<Json> = rows
-            .into_iter()
-            .map(|(l, values)| json!({"metric": metric(&l), "values": values}))
-            .collect();
-        Ok((
-            json!({"resultType": "matrix", "result": result}),
+        let of = |(labels, v)| (labels, Points::Steps(steps, v));
+        Ok(Matrix::new(
+            series.into_iter().map(of).collect(),
             eval.warnings,
         ))
     };
-    answer(ask())
+    match ask() {
+        Ok(matrix) => large::answer(&api.room, JSON, matrix),
+        Err(error) => Ok(failed(&error)),
+    }
 }
 
-fn instant_data(outcome: Outcome, at: i64) -> Json {
-    match outcome {
-        Outcome::Val(Val::Scalar(v)) => json!({"resultType": "scalar", "result": point(at, v[0])}),
-        Outcome::Val(Val::Text(text)) => {
+fn instant_data(val: Val, at: i64) -> Json {
+    match val {
+        Val::Scalar(v) => json!({"resultType": "scalar", "result": point(at, v[0])}),
+        Val::Text(text) => {
             json!({"resultType": "string", "result": [seconds(at), text]})
         }
-        Outcome::Val(Val::Vector(series)) => {
+        Val::Vector(series) => {
             let here = series.iter().filter(|s| !is_absent(s.v[0]));
             let result: Vec<Json> = here
                 .map(|s| json!({"metric": metric(&s.labels), "value": point(at, s.v[0])}))
                 .collect();
             json!({"resultType": "vector", "result": result})
         }
-        Outcome::Raw(series) => {
-            let values =
-                |v: &[(i64, f64)]| v.iter().map(|(t, x)| point(*t, *x)).collect::<Vec<_>>();
-            let result: Vec<Json> = series
-                .iter()
-                .map(|(l, v)| json!({"metric": metric(l), "values": values(v)}))
-                .collect();
-            json!({"resultType": "matrix", "result": result})
-        }
     }
 }
 
-fn metric(labels: &Labels) -> Json {
+pub(super) fn metric(labels: &Labels) -> Json {
     labels
         .iter()
         .map(|(n, v)| (n.clone(), Json::from(v.as_str())))
@@ -291,23 +287,8 @@ fn metric(labels: &Labels) -> Json {
         .into()
 }
 
-fn seconds(ms: i64) -> Json {
-    if ms % 1000 == 0 {
-        Json::from(ms / 1000)
-    } else {
-        Json::from(ms as f64 / 1000.0)
-    }
-}
-
 fn point(ms: i64, x: f64) -> Json {
-    let text = if x.is_nan() {
-        "NaN".to_owned()
-    } else if x.is_infinite() {
-        if x > 0.0 { "+Inf" } else { "-Inf" }.to_owned()
-    } else {
-        x.to_string()
-    };
-    json!([seconds(ms), text])
+    json!([seconds(ms), number(x)])
 }
 
 /// Looks through the catalogue.
@@ -331,6 +312,10 @@ fn look(
                 let text: &str = text.as_ref();
                 labels.push(("value".into(), text.to_owned()));
                 labels.sort_unstable();
+            }
+            // `walk` has not looked at `value`.
+            if !plan::fits(&all, &labels, "") {
+                return Ok(());
             }
             f(labels)
         },

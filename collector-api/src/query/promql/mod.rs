@@ -40,6 +40,9 @@ pub enum Error {
     /// It can not be computed, or would take too much.
     #[error("{0}")]
     Execution(String),
+    /// More would be read than a query may.
+    #[error("the query would read more than {0} samples; ask for a shorter range or fewer series")]
+    TooManySamples(usize),
     #[error(
         "the query took longer than {0} s; ask for a shorter range, a longer step or fewer series"
     )]

@@ -103,7 +103,9 @@ fn value<'a>(labels: &'a Labels, name: &str) -> &'a str {
         .map_or("", |(_, v)| v)
 }
 
-fn fits(all: &[Vec<Matcher>], labels: &Labels, leave_out: &str) -> bool {
+/// Whether one of the lists fits as a whole; matchers of the label `leave_out` always do.
+#[must_use]
+pub fn fits(all: &[Vec<Matcher>], labels: &Labels, leave_out: &str) -> bool {
     let one = |m: &Matcher| m.name == leave_out || m.is_match(value(labels, &m.name));
     all.iter().any(|list| list.iter().all(one))
 }
@@ -255,7 +257,7 @@ pub fn finest(store: &dyn Store, from_ms: i64) -> Tier {
 /// Reads the selected series of a device and hands them to `f` one by one.
 ///
 /// # Errors
-/// [`Error::Execution`]: the budget is used up; [`Error::Store`]; or what `f` says.
+/// [`Error::TooManySamples`]: the budget is used up; [`Error::Store`]; or what `f` says.
 pub fn read(
     store: &dyn Store,
     selected: &Selected,
@@ -297,9 +299,7 @@ pub fn read(
                 open.extend([second, first]);
             }
             Err(StoreError::TooManySamples { .. }) => {
-                return Err(Error::Execution(format!(
-                    "the query would read more than {MAX_SAMPLES} samples; ask for a shorter range or fewer series"
-                )));
+                return Err(Error::TooManySamples(MAX_SAMPLES));
             }
             Err(error) => return Err(error.into()),
         }

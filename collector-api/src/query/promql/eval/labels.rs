@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn a_replacement_does_not_grow_without_end() {
         assert!(replaced(1_024, 1, "$1$1$1$1").is_ok());
-        let long = replaced(1_024, 1, "$1$1$1$1y");
+        let long = replaced(1_024, 1, "$1$1$1$1$1");
         assert!(matches!(long, Err(Error::Execution(why)) if why.contains("4096 bytes")));
         let many = replaced(1_024, 13_200, "$1$1$1$1");
         assert!(matches!(many, Err(Error::Execution(why)) if why.contains("fewer series")));

@@ -59,16 +59,8 @@ impl Eval<'_> {
             let found = self.select_from(selector, used, tier);
             let coarser = match (tier, &found) {
                 // Rollups are tried where samples are too many for them, and only for ranges that they can tell something about.
-                (Tier::Raw, Err(Error::Execution(_)))
-                    if self.budget.samples < left && back_ms >= 120_000 =>
-                {
-                    Tier::Minute
-                }
-                (Tier::Minute, Err(Error::Execution(_)))
-                    if self.budget.samples < left && back_ms >= 7_200_000 =>
-                {
-                    Tier::Hour
-                }
+                (Tier::Raw, Err(Error::TooManySamples(_))) if back_ms >= 120_000 => Tier::Minute,
+                (Tier::Minute, Err(Error::TooManySamples(_))) if back_ms >= 7_200_000 => Tier::Hour,
                 _ => {
                     if tier != Tier::Raw {
                         let why = format!(
