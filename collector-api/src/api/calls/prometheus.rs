@@ -145,7 +145,7 @@ pub(super) static ROUTES: &[Route] = &[
         access: Access::Token,
         calls: &both(
             Operation {
-                handler: Handler::Store(query::instant),
+                handler: Handler::Large(query::instant),
                 id: "query",
                 summary: "A PromQL query at one time.",
                 params: &[
@@ -178,7 +178,7 @@ pub(super) static ROUTES: &[Route] = &[
         access: Access::Token,
         calls: &both(
             Operation {
-                handler: Handler::Store(query::range),
+                handler: Handler::Large(query::range),
                 id: "queryRange",
                 summary: "A PromQL query over a range of time.",
                 params: &[

@@ -12,7 +12,9 @@ use promql_parser::label::Matcher;
 use promql_parser::parser::Expr;
 use serde::Serialize;
 use serde_json::{Value as Json, json};
+use warp::Reply;
 use warp::http::StatusCode;
+use warp::reply::Response as Long;
 
 use super::super::endpoints::Call;
 use super::super::large;
@@ -177,7 +179,7 @@ fn budget() -> Budget {
     }
 }
 
-pub(in crate::api) fn instant(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
+pub(in crate::api) fn instant(api: &Api, call: &Call, _: &Segment) -> Result<Long, Problem> {
     let ask = || {
         let asked = Asked::of(call)?;
         let expr = promql::parse(asked.needed("query")?)?;
@@ -194,17 +196,19 @@ pub(in crate::api) fn instant(api: &Api, call: &Call, _: &Segment) -> Result<Res
         Ok((outcome, eval.warnings, at))
     };
     match ask() {
-        Ok((Outcome::Val(val), warnings, at)) => answer(Ok((instant_data(val, at), warnings))),
+        Ok((Outcome::Val(val), warnings, at)) => {
+            answer(Ok((instant_data(val, at), warnings))).map(Reply::into_response)
+        }
         Ok((Outcome::Raw(series), warnings, _)) => {
             let of = |(labels, v)| (labels, Points::Raw(v));
             let series = series.into_iter().map(of).collect();
             large::answer(&api.room, JSON, Matrix::new(series, warnings))
         }
-        Err(error) => Ok(failed(&error)),
+        Err(error) => Ok(failed(&error).into_response()),
     }
 }
 
-pub(in crate::api) fn range(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
+pub(in crate::api) fn range(api: &Api, call: &Call, _: &Segment) -> Result<Long, Problem> {
     let ask = || {
         let asked = Asked::of(call)?;
         let expr = promql::parse(asked.needed("query")?)?;
@@ -259,7 +263,7 @@ pub(in crate::api) fn range(api: &Api, call: &Call, _: &Segment) -> Result<Respo
     };
     match ask() {
         Ok(matrix) => large::answer(&api.room, JSON, matrix),
-        Err(error) => Ok(failed(&error)),
+        Err(error) => Ok(failed(&error).into_response()),
     }
 }
 
