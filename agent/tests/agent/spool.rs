@@ -145,8 +145,11 @@ fn a_full_disk_leaves_memory_and_is_used_again_when_it_has_room() {
     std::fs::remove_file(filler).unwrap();
     agent.wait_for_line("the spool can be written again");
     let last = now() - 300;
+    // Or the agent may deliver before there is a subscriber.
+    agent.signal("STOP");
     broker.restart();
     let mut sub = broker.subscribe("devmon/#");
+    agent.signal("CONT");
     wait_for_all(&mut sub, (first, last));
 }
 
@@ -177,8 +180,11 @@ fn a_read_only_spool_leaves_memory_and_says_so() {
     }
     std::thread::sleep(Duration::from_secs(2)); // the outage
     let last = now() - 300;
+    // Or the agent may deliver before there is a subscriber.
+    agent.signal("STOP");
     broker.restart();
     let mut sub = broker.subscribe("devmon/#");
+    agent.signal("CONT");
     wait_for_all(&mut sub, (first, last));
 }
 

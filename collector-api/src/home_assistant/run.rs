@@ -123,15 +123,16 @@ impl Talk<'_> {
         let mut shutdown = self.shutdown.clone();
         let begin = Instant::now();
         let mut waits_for = 0_u64;
-        let mut echoed = false;
+        // What was published on `collector` came back, or is waited for no longer: a late one still takes the problem away.
+        let (mut echoed, mut speaks) = (false, false);
         let mut own = Some(own);
         let mut birth: Option<Instant> = None;
         let mut look = begin;
         let look_every = LOOK_EVERY.min(self.settings.interval);
         loop {
             let now = Instant::now();
-            if !echoed && now - begin >= ECHO_PATIENCE {
-                echoed = true;
+            if !speaks && now - begin >= ECHO_PATIENCE {
+                speaks = true;
                 let problem = format!(
                     "the broker does not give back what is published on {collector}; check that this client may write and read there"
                 );
@@ -153,14 +154,14 @@ impl Talk<'_> {
                     }
                 }
             }
-            if echoed && waits_for == 0 {
+            if speaks && waits_for == 0 {
                 for message in self.desk_mut()?.take(BATCH) {
                     line.publish(&message.topic, message.payload)?;
                     waits_for += 1;
                 }
             }
             let mut until = look;
-            if !echoed || self.desk_mut()?.waits() {
+            if !speaks || self.desk_mut()?.waits() {
                 until = until.min(now + BATCH_EVERY);
             }
             until = birth.map_or(until, |at| until.min(at));
@@ -191,7 +192,7 @@ impl Talk<'_> {
                         } else if retained {
                             self.desk_mut()?.held(topic, &payload);
                         } else if topic == collector && !echoed {
-                            echoed = true;
+                            (echoed, speaks) = (true, true);
                             self.progress.set_problem(None);
                             tracing::info!(
                                 broker = self.settings.broker.host,
