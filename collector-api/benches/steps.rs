@@ -2,6 +2,7 @@
 //!
 //! The messages are what an agent sends: 50 leaves in five frames, some 2 KB. The columns hold an hour at 10 s of the kinds of values that the synthetic set has.
 
+use devmon_collector::events::bench::Looks;
 use devmon_collector::store::bench::Column;
 use devmon_core::Value;
 use devmon_core::wire::Message;
@@ -131,4 +132,15 @@ fn decode_column(bencher: Bencher<'_, '_>, kind: &str) {
     bencher
         .counter(ItemsCount::new(ROWS))
         .bench(|| Column::decode(black_box(&bytes), ROWS));
+}
+
+/// Messages that followers of events look at; none shares its shapes with another. Patterns, followers, and whether all of these ask for the same.
+#[divan::bench(args = [(0, 1, true), (0, 200, true), (50, 1, true), (50, 200, true), (50, 200, false)])]
+fn look_at_events(bencher: Bencher<'_, '_>, (patterns, followers, alike): (usize, usize, bool)) {
+    let payload = payload();
+    let mut looks = Looks::new(patterns, followers, alike);
+    bencher
+        .counter(ItemsCount::new(1usize))
+        .with_inputs(|| Looks::frames(&payload))
+        .bench_local_values(|frames| looks.look(black_box(frames)));
 }

@@ -9,6 +9,7 @@ use devmon_core::Value;
 use devmon_core::wire::about::SourceState;
 use devmon_core::wire::{FlatFrame, TimestampMs};
 
+use super::layouts::LayoutNumber;
 use crate::query::devices::Status;
 
 /// What an event takes beside what it holds: its places in the log's lists.
@@ -80,7 +81,11 @@ pub struct Event {
     /// Given by the log.
     pub seq: u64,
     pub device: Arc<str>,
+    /// Names the device among those that are followed; small, and 0 if it has none.
+    pub(super) device_number: u32,
     pub what: What,
+    /// Of samples: names the frame's layout; 0 if it has none.
+    pub(super) layout: LayoutNumber,
     /// Its text for those who want all of it, once one of them has asked.
     pub text: OnceLock<Bytes>,
 }
@@ -121,13 +126,15 @@ pub(super) enum Slot {
 }
 
 impl Event {
+    /// An event whose device and layout have no number.
     pub(super) fn new(device: Arc<str>, what: What) -> Self {
-        let (seq, text) = (0, OnceLock::new());
         Self {
-            seq,
+            seq: 0,
             device,
+            device_number: 0,
             what,
-            text,
+            layout: 0,
+            text: OnceLock::new(),
         }
     }
 

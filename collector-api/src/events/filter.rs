@@ -1,17 +1,13 @@
-//! Which events a follower wants: of which devices, of which kinds, and of samples which paths.
+//! Which events a follower wants: of which devices, of which kinds, and of samples which [paths](super::paths).
+//!
+//! A device is compared with the patterns once, a layout too; what is done for each event is to look that up.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::str::FromStr;
-use std::sync::{Arc, Weak};
-
-use devmon_core::MetricPath;
-use devmon_core::path::PathError;
-use devmon_core::wire::{FlatFrame, flat::Shape};
+use std::sync::Arc;
 
 use super::event::{Event, Kind, What};
-
-/// Shapes whose chosen leaves a filter remembers; beyond it, it begins anew.
-const REMEMBERED: usize = 1024;
+use super::paths::{PathPattern, Paths, Shared};
 
 /// Ids of devices: `*` stands for any characters, none too.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,26 +41,6 @@ impl FromStr for DevicePattern {
     }
 }
 
-/// A path, with all that is below it; a segment `*` stands for any one name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PathPattern(MetricPath);
-
-impl FromStr for PathPattern {
-    type Err = PathError;
-
-    fn from_str(text: &str) -> Result<Self, PathError> {
-        text.parse().map(Self)
-    }
-}
-
-impl PathPattern {
-    /// Whether it is one of these, given by its segments as they stand in the text.
-    fn matches<'a>(&self, mut given: impl Iterator<Item = &'a str>) -> bool {
-        let mut wanted = self.0.as_str().split('/').skip(1);
-        wanted.all(|wanted| given.next().is_some_and(|g| wanted == "*" || wanted == g))
-    }
-}
-
 /// Kinds of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kinds([bool; Kind::ALL.len()]);
@@ -89,20 +65,44 @@ impl Kinds {
 #[derive(Debug)]
 pub struct Filter {
     kinds: Kinds,
-    /// Those named in full; `None`: all devices.
-    devices: Option<(HashSet<String>, Vec<DevicePattern>)>,
-    /// Of samples; empty: all.
-    paths: Vec<PathPattern>,
-    /// Places of the wanted leaves, by shape and source.
-    chosen: HashMap<usize, Chosen>,
+    /// `None`: all devices.
+    devices: Option<Devices>,
+    /// Of samples.
+    paths: Arc<Paths>,
 }
 
+/// Devices by their names and by patterns.
 #[derive(Debug)]
-struct Chosen {
-    /// Not the shape itself, which may be large; but as long as this is here, no other shape has its address.
-    shape: Weak<Shape>,
-    source: Option<Box<str>>,
-    places: Arc<[u32]>,
+struct Devices {
+    ids: HashSet<String>,
+    patterns: Vec<DevicePattern>,
+    /// By the device's number: whether it fits, once that was asked.
+    known: Vec<Option<bool>>,
+    /// Devices that were compared.
+    #[cfg(test)]
+    compared: u64,
+}
+
+impl Devices {
+    fn has(&mut self, event: &Event) -> bool {
+        let place = event.device_number as usize;
+        if let Some(&Some(fits)) = self.known.get(place) {
+            return fits;
+        }
+        #[cfg(test)]
+        {
+            self.compared += 1;
+        }
+        let fits = |pattern: &DevicePattern| pattern.0.matches(&event.device);
+        let fits = self.ids.contains(&*event.device) || self.patterns.iter().any(fits);
+        if place > 0 {
+            if self.known.len() <= place {
+                self.known.resize(place + 1, None);
+            }
+            self.known[place] = Some(fits);
+        }
+        fits
+    }
 }
 
 /// What of an event is wanted.
@@ -121,78 +121,38 @@ impl Filter {
         let devices = (!devices.is_empty()).then(|| {
             let is_id = |p: &DevicePattern| !p.0.as_str().contains('*');
             let (ids, patterns): (Vec<_>, Vec<_>) = devices.into_iter().partition(is_id);
-            let ids = ids.iter().map(|p| p.0.as_str().to_owned());
-            (ids.collect(), patterns)
+            Devices {
+                ids: ids.iter().map(|p| p.0.as_str().to_owned()).collect(),
+                patterns,
+                known: Vec::new(),
+                #[cfg(test)]
+                compared: 0,
+            }
         });
         Self {
             kinds,
             devices,
-            paths,
-            chosen: HashMap::new(),
+            paths: Arc::new(Paths::new(paths)),
         }
+    }
+
+    /// The same, with what others know already who ask for the same paths.
+    #[must_use]
+    pub(super) fn sharing(mut self, shared: &Shared) -> Self {
+        self.paths = shared.like(self.paths);
+        self
     }
 
     /// What of this event.
     pub fn wanted(&mut self, event: &Event) -> Wanted {
-        if !self.kinds.has(event.kind()) {
+        if !self.kinds.has(event.kind()) || self.devices.as_mut().is_some_and(|d| !d.has(event)) {
             return Wanted::Nothing;
         }
-        if let Some((ids, patterns)) = &self.devices {
-            let fits = |pattern: &DevicePattern| pattern.0.matches(&event.device);
-            if !ids.contains(&*event.device) && !patterns.iter().any(fits) {
-                return Wanted::Nothing;
-            }
-        }
         match &event.what {
-            What::Samples(frame) if !self.paths.is_empty() => self.leaves(frame),
+            What::Samples(frame) => self.paths.wanted(frame, event.layout),
             _ => Wanted::All,
         }
     }
-
-    fn leaves(&mut self, frame: &FlatFrame) -> Wanted {
-        let address = Arc::as_ptr(&frame.shape).addr();
-        let known = self.chosen.get(&address).filter(|chosen| {
-            chosen.shape.as_ptr().addr() == address && chosen.source == frame.source
-        });
-        let places = match known {
-            Some(chosen) => chosen.places.clone(),
-            None => {
-                let places = self.choose(frame);
-                if self.chosen.len() >= REMEMBERED {
-                    self.chosen.clear();
-                }
-                let chosen = Chosen {
-                    shape: Arc::downgrade(&frame.shape),
-                    source: frame.source.clone(),
-                    places: places.clone(),
-                };
-                self.chosen.insert(address, chosen);
-                places
-            }
-        };
-        match places.len() {
-            0 => Wanted::Nothing,
-            n if n == frame.shape.len() => Wanted::All,
-            _ => Wanted::Some(places),
-        }
-    }
-
-    fn choose(&self, frame: &FlatFrame) -> Arc<[u32]> {
-        let source = frame.source.as_deref().map(escaped);
-        let is_wanted = |path: &str| {
-            let segments = || source.as_deref().into_iter().chain(path.split('/').skip(1));
-            self.paths.iter().any(|wanted| wanted.matches(segments()))
-        };
-        let places = (0..).zip(frame.shape.paths());
-        let places = places.filter(|(_, path)| is_wanted(path));
-        places.map(|(place, _)| place).collect()
-    }
-}
-
-/// A source's name as the first segment of its paths.
-#[must_use]
-pub fn escaped(source: &str) -> String {
-    source.replace('~', "~0").replace('/', "~1")
 }
 
 #[cfg(test)]
@@ -206,48 +166,27 @@ mod tests {
         Event::new(device.into(), What::Samples(message.frames.remove(0)))
     }
 
-    fn chosen(paths: &[&str], frame: &str) -> Vec<u32> {
-        let paths = paths.iter().map(|p| p.parse().unwrap()).collect();
-        let mut filter = Filter::new(Kinds::ALL, Vec::new(), paths);
-        let event = event("d", frame);
-        let first = filter.wanted(&event);
-        assert_eq!(filter.wanted(&event), first, "remembered as found");
-        match first {
-            Wanted::Nothing => vec![],
-            Wanted::All => vec![99],
-            Wanted::Some(places) => places.to_vec(),
-        }
-    }
-
     #[test]
-    fn paths_name_a_leaf_a_branch_or_any_segment() {
-        let disk =
-            r#"{"ts":1,"source":"disk","metrics":{"/home":{"used":1,"size":2},"/":{"used":3}}}"#;
-        assert_eq!(chosen(&["/disk/~1home/used"], disk), [0]);
-        assert_eq!(chosen(&["/disk/~1home"], disk), [0, 1]);
-        assert_eq!(chosen(&["/disk/*/used"], disk), [0, 2]);
-        assert_eq!(chosen(&["/*/*/size", "/disk/~1/used"], disk), [1, 2]);
-        assert_eq!(chosen(&["/disk"], disk), [99]);
-        for none in ["/dis", "/disk/~1home/used/x", "/cpu", "/disk/home"] {
-            assert!(chosen(&[none], disk).is_empty(), "{none}");
+    fn a_device_is_compared_once_and_one_without_a_number_each_time() {
+        let frame = r#"{"ts":1,"source":"s","metrics":{"x":1}}"#;
+        let devices = vec!["edge_*".parse().unwrap()];
+        let mut filter = Filter::new(Kinds::ALL, devices, Vec::new());
+        let compared = |filter: &Filter| filter.devices.as_ref().unwrap().compared;
+        for _ in 0..10 {
+            for (device, number, wanted) in
+                [("edge_1", 1, Wanted::All), ("lab", 9, Wanted::Nothing)]
+            {
+                let event = Event {
+                    device_number: number,
+                    ..event(device, frame)
+                };
+                assert_eq!(filter.wanted(&event), wanted, "{device}");
+            }
         }
-        let slash = r#"{"ts":1,"source":"a/b","metrics":{"x":1}}"#;
-        assert_eq!(chosen(&["/a~1b/x"], slash), [99]);
-        assert!(chosen(&["/a/b"], slash).is_empty());
-    }
-
-    #[test]
-    fn shapes_of_two_sources_are_told_apart() {
-        let mut filter = Filter::new(Kinds::ALL, Vec::new(), vec!["/b/x".parse().unwrap()]);
-        for (source, wanted) in [
-            ("a", Wanted::Nothing),
-            ("b", Wanted::All),
-            ("a", Wanted::Nothing),
-        ] {
-            // The decoder gives like frames the same shape.
-            let frame = format!(r#"{{"ts":1,"source":"{source}","metrics":{{"x":1}}}}"#);
-            assert_eq!(filter.wanted(&event("d", &frame)), wanted, "{source}");
-        }
+        assert_eq!(compared(&filter), 2);
+        assert_eq!(filter.wanted(&event("edge_1", frame)), Wanted::All);
+        assert_eq!(filter.wanted(&event("lab", frame)), Wanted::Nothing);
+        assert_eq!(compared(&filter), 4);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use devmon_core::wire::TimestampMs;
 use devmon_core::wire::about::About;
 
 use super::event::{Event, What};
+use super::layouts::Layouts;
 use crate::query::devices::{Status, patience_ms, status};
 use crate::store::engine::{Accepted, Content, DeviceRecord, Store};
 
@@ -17,6 +18,7 @@ use crate::store::engine::{Accepted, Content, DeviceRecord, Store};
 #[derive(Debug)]
 struct Known {
     id: Arc<str>,
+    number: u32,
     status: Status,
     /// Without a sample it is stale after this.
     fresh_until: TimestampMs,
@@ -27,9 +29,10 @@ struct Known {
 }
 
 impl Known {
-    fn of(record: &DeviceRecord, now: TimestampMs) -> Self {
+    fn of(record: &DeviceRecord, number: u32, now: TimestampMs) -> Self {
         let mut known = Self {
             id: record.id.as_str().into(),
+            number,
             status: status(record, now),
             fresh_until: TimestampMs(0),
             patience_ms: 0,
@@ -54,14 +57,26 @@ impl Known {
 
 /// All devices as they were told last.
 #[derive(Debug)]
-pub(super) struct Fleet(HashMap<Arc<str>, Known>);
+pub(super) struct Fleet {
+    known: HashMap<Arc<str>, Known>,
+    /// Numbers that were given to devices, from 1 on. One that was forgotten and comes again gets another.
+    numbers: u32,
+    layouts: Layouts,
+}
 
 impl Fleet {
     /// As the store has them.
     pub(super) fn of(store: &dyn Store, now: TimestampMs) -> Self {
         let records = store.devices(None, usize::MAX, &|_| true);
-        let known = records.iter().map(|record| Known::of(record, now));
-        Self(known.map(|known| (known.id.clone(), known)).collect())
+        let known = (1..)
+            .zip(&records)
+            .map(|(number, record)| Known::of(record, number, now));
+        let known: HashMap<_, _> = known.map(|known| (known.id.clone(), known)).collect();
+        Self {
+            numbers: known.len() as u32, // the store has far fewer devices
+            known,
+            layouts: Layouts::default(),
+        }
     }
 
     /// Makes events of what was stored.
@@ -75,17 +90,17 @@ impl Fleet {
         for item in stored {
             let is_metrics = matches!(item.content, Content::Metrics { .. });
             let quick = self
-                .0
+                .known
                 .get_mut(item.device.as_str())
                 .filter(|known| is_metrics && known.status == Status::Online && known.told);
-            let id = match quick {
+            let (id, number) = match quick {
                 Some(known) => {
                     known.heard(item.received);
-                    known.id.clone()
+                    (known.id.clone(), known.number)
                 }
                 None => {
                     match self.look(store, item.device.as_str(), Some(item.received), now, made) {
-                        Some(id) => id,
+                        Some(named) => named,
                         None => continue, // forgotten meanwhile, with all that it sent
                     }
                 }
@@ -94,11 +109,15 @@ impl Fleet {
                 continue;
             };
             let frames = frames.into_iter().filter(|frame| !frame.values.is_empty());
-            made.extend(frames.map(|frame| Event::new(id.clone(), What::Samples(frame))));
+            made.extend(frames.map(|mut frame| Event {
+                device_number: number,
+                layout: self.layouts.number(&mut frame),
+                ..Event::new(id.clone(), What::Samples(frame))
+            }));
         }
     }
 
-    /// Asks the store for a device and tells what has changed; `None`: there is none.
+    /// Asks the store for a device and tells what has changed; its name and number, or `None`: there is none.
     fn look(
         &mut self,
         store: &dyn Store,
@@ -106,13 +125,22 @@ impl Fleet {
         received: Option<TimestampMs>,
         now: TimestampMs,
         made: &mut Vec<Event>,
-    ) -> Option<Arc<str>> {
+    ) -> Option<(Arc<str>, u32)> {
         let record = store.device(device)?;
-        let new = Known::of(&record, now);
-        let is_new = !self.0.contains_key(device);
-        let known = self.0.entry(new.id.clone()).or_insert(new);
-        let id = known.id.clone();
-        let mut tell = |what| made.push(Event::new(id.clone(), what));
+        let is_new = !self.known.contains_key(device);
+        if is_new {
+            self.numbers += 1;
+            let new = Known::of(&record, self.numbers, now);
+            self.known.insert(new.id.clone(), new);
+        }
+        let known = self.known.get_mut(device)?;
+        let (id, number) = (known.id.clone(), known.number);
+        let mut tell = |what| {
+            made.push(Event {
+                device_number: number,
+                ..Event::new(id.clone(), what)
+            });
+        };
         // Its first message may have been stored a moment before we looked at the store, and be told of only now.
         let is_first = received.is_some_and(|received| record.first_seen >= received);
         let appeared = !known.told && (is_new || is_first);
@@ -142,7 +170,7 @@ impl Fleet {
             sources(before.as_deref(), record.about.as_deref(), now, &mut tell);
         }
         known.take(&record);
-        Some(id)
+        Some((id, number))
     }
 
     /// Tells of devices that have sent nothing for too long.
@@ -154,7 +182,7 @@ impl Fleet {
     ) {
         let silent = |known: &&Known| known.status == Status::Online && known.fresh_until < now;
         let silent: Vec<_> = self
-            .0
+            .known
             .values()
             .filter(silent)
             .map(|k| k.id.clone())
@@ -176,7 +204,11 @@ impl Fleet {
             self.look(store, record.id.as_str(), None, now, made);
         }
         let there: HashSet<_> = there.iter().map(|record| record.id.as_str()).collect();
-        let gone = self.0.keys().filter(|id| !there.contains(&***id)).cloned();
+        let gone = self
+            .known
+            .keys()
+            .filter(|id| !there.contains(&***id))
+            .cloned();
         for device in gone.collect::<Vec<_>>() {
             self.forgotten(store, &device, now, made);
         }
@@ -190,12 +222,15 @@ impl Fleet {
         now: TimestampMs,
         made: &mut Vec<Event>,
     ) {
-        let id = self
-            .0
+        let (id, device_number) = self
+            .known
             .remove(device)
-            .map_or_else(|| device.into(), |known| known.id);
+            .map_or_else(|| (device.into(), 0), |known| (known.id, known.number));
         let is_there = false;
-        made.push(Event::new(id, What::Device { is_there, ts: now }));
+        made.push(Event {
+            device_number,
+            ..Event::new(id, What::Device { is_there, ts: now })
+        });
         self.look(store, device, None, now, made);
     }
 }

@@ -11,10 +11,14 @@
 //!
 //! It leaves to others: how events travel (`api`), what a device's status is (`query`).
 
+#[doc(hidden)]
+pub mod bench;
 pub mod event;
 pub mod filter;
 pub mod fleet;
+mod layouts;
 pub mod log;
+pub mod paths;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -26,8 +30,9 @@ use devmon_core::wire::TimestampMs;
 use tokio::sync::watch;
 
 pub use event::{Event, EventId};
-pub use filter::{DevicePattern, Filter, Kinds, PathPattern};
+pub use filter::{DevicePattern, Filter, Kinds};
 pub use log::Batch;
+pub use paths::PathPattern;
 
 use crate::intake::feed::{Feed, News};
 use crate::store::engine::Store;
@@ -79,6 +84,8 @@ struct Shared {
     feed: Arc<Feed>,
     /// Devices that were forgotten and not yet told of.
     forgotten: Mutex<Vec<Box<str>>>,
+    /// What followers ask for.
+    paths: paths::Shared,
     ended: AtomicBool,
     counters: Counters,
 }
@@ -128,6 +135,7 @@ impl Events {
             head: watch::Sender::new(head),
             feed,
             forgotten: Mutex::default(),
+            paths: paths::Shared::default(),
             ended: AtomicBool::new(false),
             counters: Counters::default(),
         }))
@@ -178,6 +186,12 @@ impl Events {
         }
         drop(log);
         Ok(follower.after(last, shared.boot))
+    }
+
+    /// The same filter, with what the others know already who ask for the same paths.
+    #[must_use]
+    pub fn shared(&self, filter: Filter) -> Filter {
+        filter.sharing(&self.0.paths)
     }
 
     /// A device was forgotten.

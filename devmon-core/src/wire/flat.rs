@@ -79,6 +79,14 @@ impl Shape {
     }
 }
 
+impl std::hash::Hash for Shape {
+    /// Of the text, not of `hash`: who sends shapes could make many of one `hash`, and tables are to be safe from that.
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.ends.hash(state);
+        self.paths.hash(state);
+    }
+}
+
 impl fmt::Debug for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.paths()).finish()

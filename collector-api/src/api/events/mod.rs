@@ -53,7 +53,7 @@ pub(super) fn stream(api: &Api, call: &Call) -> Result<warp::reply::Response, Pr
     let (send, chunks) = mpsc::channel(1);
     tokio::spawn(client::run(
         follower,
-        asked.filter,
+        api.events.shared(asked.filter),
         asked.min_interval,
         send,
     ));

@@ -9,7 +9,7 @@ use warp::hyper::body::Bytes;
 
 use crate::events::Gap;
 use crate::events::event::{Event, EventId, What};
-use crate::events::filter::escaped;
+use crate::events::paths::escaped;
 
 /// When a browser comes again by itself, in ms.
 const RETRY_MS: u64 = 2_000;
