@@ -81,8 +81,8 @@ pub(super) type Endpoint = fn(&Api, &Call, &Segment) -> Result<Response, Problem
 /// Asks the store for what may be long, and answers in pieces.
 pub(super) type Large = fn(&Api, &Call, &Segment) -> Result<warp::reply::Response, Problem>;
 
-/// Begins a stream.
-pub(super) type Stream = fn(&Api, &Call) -> Result<warp::reply::Response, Problem>;
+/// Begins a stream; while the store opens, one that says so and ends.
+pub(super) type Stream = fn(Result<&Api, Problem>, &Call) -> Result<warp::reply::Response, Problem>;
 
 /// What a route does.
 #[derive(Clone, Copy)]

@@ -148,7 +148,7 @@ async fn work(desk: &Desk, mut call: Call, body: impl Sent) -> Result<Response, 
         None => {}
     }
     let whole = match operation.handler {
-        Handler::Stream(stream) => return stream(desk.front.api()?, &call),
+        Handler::Stream(stream) => return stream(desk.front.api(), &call),
         Handler::Store(endpoint) => ask(&desk.front, &desk.calls, endpoint, segment, call).await,
         Handler::Large(endpoint) => {
             return ask(&desk.front, &desk.calls, endpoint, segment, call).await;

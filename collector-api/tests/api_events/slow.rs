@@ -1,6 +1,7 @@
 //! Clients that are slow, that want less, and that do not read at all.
 
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use devmon_collector::events::Pace;
@@ -58,8 +59,27 @@ fn who_reads_too_slowly_for_all_gets_a_gap_and_is_up_to_date_again() {
     assert_eq!((gap, batch.events.len()), (None, 1), "it has caught up");
 }
 
+/// What was logged by all tests.
+#[derive(Clone, Default)]
+struct Logged(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Logged {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 #[test]
 fn a_client_that_does_not_read_is_let_go_and_hinders_nobody() {
+    let logged = Logged::default();
+    let writer = logged.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false);
+    let subscriber = subscriber.with_writer(move || writer.clone()).finish();
+    tracing::subscriber::set_global_default(subscriber).unwrap();
     let collector = Collector::with(Duration::from_millis(500), 10);
     let mut reader = collector.client("types=samples&device=other");
     let stuck = collector.client("types=samples&device=loud");
@@ -79,6 +99,11 @@ fn a_client_that_does_not_read_is_let_go_and_hinders_nobody() {
     wait_for("one client", || {
         collector.events.counters().clients.load(Relaxed) == 1
     });
+    let id = stuck.head.lines().find(|l| l.starts_with("x-request-id: "));
+    let id = id.unwrap().trim_start_matches("x-request-id: ");
+    let logged = String::from_utf8(logged.0.lock().unwrap().clone()).unwrap();
+    let said = logged.lines().find(|l| l.contains("did not read"));
+    assert!(said.is_some_and(|l| l.contains(id)), "{id} in {logged}");
     drop(stuck);
     collector.sample("other", "cpu", ms, r#"{"a":1}"#);
     assert_eq!(reader.next().unwrap().data["ts"], T + ms);

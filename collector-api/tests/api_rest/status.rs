@@ -163,6 +163,15 @@ fn while_the_store_opens_probes_answer_and_calls_are_told_how_far_it_is() {
         assert_eq!(problem["detail"], "opening: half way");
     }
     assert_eq!(collector.get("/api/v1/nothing").status, 404);
+    let events = collector.get("/api/v1/events");
+    assert_eq!(
+        (events.status, events.header("content-type")),
+        (200, Some("text/event-stream")),
+        "a browser gives up at an error"
+    );
+    // No id: the browser names the last one that it has seen when it comes again.
+    assert_eq!(events.text(), "retry: 2000\n: opening: half way\n\n");
+    assert_eq!(collector.get("/api/v1/events?path=cpu").status, 400);
     collector.open();
     assert_eq!(collector.json("/readyz"), json!({"status": "ok"}));
     assert_eq!(collector.get("/api/v1/devices").status, 200);
@@ -170,6 +179,7 @@ fn while_the_store_opens_probes_answer_and_calls_are_told_how_far_it_is() {
     let token = "a token that nobody knows";
     let closed = Collector::opening(Some(token));
     assert_eq!(closed.get("/api/v1/devices").status, 401, "the token first");
+    assert_eq!(closed.get("/api/v1/events").status, 401);
     assert_eq!(closed.get("/readyz").status, 503);
 }
 

@@ -366,7 +366,8 @@ pub(super) static ROUTES: &[Route] = &[
             id: "followEvents",
             summary: "What happens, as it happens: server-sent events, without an end.",
             about: "Events: samples (a frame that was stored), status, source, device, and gap (not all events behind from up to to are sent). Whoever comes again with the last id gets \
-                    every event behind it, as long as these are kept, else a gap. An id without data and a comment come at least every 15 s. A client that reads nothing for 30 s is let go.",
+                    every event behind it, as long as these are kept, else a gap. An id without data and a comment come at least every 15 s. A client that reads nothing for 30 s is let go. \
+                    While the store opens, the stream is a comment that says how far it is, without an id, and ends: come again.",
             params: &[
                 IDS,
                 Param::new("path", PATH, "Of samples, what is at or below these paths; a segment * stands for any one name. Default: all.")

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use devmon_core::config::DurationText;
 use tokio::sync::mpsc;
+use tracing::Span;
 use warp::Reply;
 use warp::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, X_CONTENT_TYPE_OPTIONS};
 use warp::http::{HeaderValue, Method};
@@ -42,12 +43,20 @@ struct Asked {
     last: Option<EventId>,
 }
 
-/// Answers with a stream that ends with the collector.
-pub(super) fn stream(api: &Api, call: &Call) -> Result<warp::reply::Response, Problem> {
+/// Answers with a stream that ends with the collector. While the store opens, with one that says so and ends: a browser's `EventSource` comes again after that, and gives up for good at
+/// an error. It has no `id`, so that whoever comes again still names the last event that it saw.
+pub(super) fn stream(
+    api: Result<&Api, Problem>,
+    call: &Call,
+) -> Result<warp::reply::Response, Problem> {
     let asked = asked(call)?;
     if call.method == Method::HEAD {
         return Ok(with_headers(""));
     }
+    let api = match api {
+        Ok(api) => api,
+        Err(problem) => return Ok(with_headers(text::not_yet(&problem.detail))),
+    };
     let follower = api.events.follow(asked.last);
     let follower = follower.map_err(|e| Problem::new(Error::NotReady, e.to_string()))?;
     let (send, chunks) = mpsc::channel(1);
@@ -61,6 +70,7 @@ pub(super) fn stream(api: &Api, call: &Call) -> Result<warp::reply::Response, Pr
         chunks,
         line: call.line.clone(),
         events: api.events.clone(),
+        span: Span::current(),
     };
     Ok(with_headers(warp::reply::stream(body)))
 }
@@ -145,6 +155,8 @@ struct Body {
     chunks: mpsc::Receiver<Bytes>,
     line: Option<Arc<Line>>,
     events: Events,
+    /// Of the call, which is answered long before its body ends: lines of the log name it.
+    span: Span,
 }
 
 impl futures_core::Stream for Body {
@@ -159,7 +171,9 @@ impl Drop for Body {
     fn drop(&mut self) {
         if self.line.as_ref().is_some_and(|line| line.gave_up()) {
             self.events.counters().dropped.fetch_add(1, Relaxed);
-            tracing::info!("a client of events did not read what was sent, and was let go");
+            self.span.in_scope(|| {
+                tracing::info!("a client of events did not read what was sent, and was let go");
+            });
         }
     }
 }

@@ -19,6 +19,12 @@ pub(super) fn hello(out: &mut Vec<u8>, place: EventId) {
     out.extend_from_slice(format!("retry: {RETRY_MS}\nid: {place}\n\n").as_bytes());
 }
 
+/// What a client is sent that comes before there are events: why, as a comment, and when to come again.
+pub(super) fn not_yet(why: &str) -> String {
+    let why = why.replace(['\r', '\n'], " ");
+    format!("retry: {RETRY_MS}\n: {why}\n\n")
+}
+
 /// What is sent when there is nothing else.
 pub(super) fn heartbeat(out: &mut Vec<u8>, place: EventId) {
     out.extend_from_slice(format!(": nothing new\nid: {place}\n\n").as_bytes());
