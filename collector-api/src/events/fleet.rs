@@ -12,6 +12,7 @@ use devmon_core::wire::about::About;
 use super::event::{Event, What};
 use super::layouts::Layouts;
 use crate::query::devices::{Status, patience_ms, status};
+use crate::store::Gaps;
 use crate::store::engine::{Accepted, Content, DeviceRecord, Store};
 
 /// A device as it was told last.
@@ -23,6 +24,9 @@ struct Known {
     /// Without a sample it is stale after this.
     fresh_until: TimestampMs,
     patience_ms: i64,
+    /// When it was heard last, and how often it is.
+    last: Option<TimestampMs>,
+    gaps: Gaps,
     about: Option<Arc<About>>,
     /// It was told that it has appeared, or it was there before.
     told: bool,
@@ -36,6 +40,8 @@ impl Known {
             status: status(record, now),
             fresh_until: TimestampMs(0),
             patience_ms: 0,
+            last: None,
+            gaps: Gaps::default(),
             about: None,
             told: false,
         };
@@ -44,14 +50,28 @@ impl Known {
     }
 
     fn take(&mut self, record: &DeviceRecord) {
-        let patience = patience_ms(record.about.as_deref());
-        self.patience_ms = i64::try_from(patience).unwrap_or(i64::MAX);
         self.about = record.about.clone();
-        self.heard(record.last_metrics.unwrap_or(record.first_seen));
+        self.gaps = record.gaps;
+        self.last = record.last_metrics;
+        self.wait_anew();
+        let last = record.last_metrics.unwrap_or(record.first_seen);
+        self.fresh_until = TimestampMs(last.0.saturating_add(self.patience_ms));
     }
 
+    /// A sample arrived, as the store has it too by now.
     fn heard(&mut self, at: TimestampMs) {
-        self.fresh_until = TimestampMs(at.0.saturating_add(self.patience_ms));
+        if self.gaps.heard(self.last, at) {
+            self.wait_anew();
+        }
+        self.last = self.last.max(Some(at));
+        let last = self.last.unwrap_or(at);
+        self.fresh_until = TimestampMs(last.0.saturating_add(self.patience_ms));
+    }
+
+    /// How long it may be silent from now on.
+    fn wait_anew(&mut self) {
+        let patience = patience_ms(self.about.as_deref(), &self.gaps);
+        self.patience_ms = i64::try_from(patience).unwrap_or(i64::MAX);
     }
 }
 
@@ -268,5 +288,60 @@ fn sources(
             previous: Some(source.state),
             ts,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Engine, Options};
+    use devmon_core::wire::FlatMessage;
+
+    /// What a publisher without `about` sends at this second.
+    fn message(second: i64) -> Accepted {
+        let received = TimestampMs(1_795_450_000_000 + second * 1000);
+        let text = format!(r#"{{"ts":{},"metrics":{{"a":1}}}}"#, received.0);
+        Accepted {
+            device: "d".parse().unwrap(),
+            received,
+            payload: text.clone().into(),
+            content: Content::Metrics {
+                id: None,
+                frames: FlatMessage::decode(text.as_bytes()).unwrap().frames,
+            },
+        }
+    }
+
+    #[test]
+    fn who_sends_each_minute_and_says_nothing_about_itself_is_not_stale_between() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Engine::open(dir.path(), Options::default()).unwrap();
+        let mut fleet = Fleet::of(&store, message(0).received);
+        let mut seen = Vec::new();
+        for second in 0..800 {
+            let now = message(second).received;
+            let mut made = Vec::new();
+            if second % 60 == 0 && second <= 300 {
+                let message = message(second);
+                store.commit(std::slice::from_ref(&message)).unwrap();
+                fleet.stored(&store, vec![message], now, &mut made);
+            }
+            fleet.look_for_silence(&store, now, &mut made);
+            for event in made {
+                if let What::Status { status, .. } = event.what {
+                    seen.push((second, status));
+                }
+            }
+            let record = store.device("d").unwrap();
+            let told = seen.last().map(|(_, status)| *status);
+            assert_eq!(told, Some(status(&record, now)), "both say the same");
+        }
+        let expected = [
+            (0, Status::Online),
+            (16, Status::Stale), // one message only: nothing is known of its gaps
+            (60, Status::Online),
+            (481, Status::Stale), // three of them
+        ];
+        assert_eq!(seen, expected);
     }
 }

@@ -378,7 +378,7 @@ impl Desk {
             self.queue
                 .push(Item::TakeBack(told.entity.topic.as_str().into()));
         }
-        let state = state(record.about.as_deref(), &entities, unix);
+        let state = state(record, &entities, unix);
         if new || state != device.state {
             device.state = state;
             self.queue.push(Item::State(record.id.clone()));
@@ -415,13 +415,13 @@ fn known_entities(device: Option<&Device>) -> usize {
 
 /// The values as an object: `null` for a series that does not come.
 fn state(
-    about: Option<&About>,
+    record: &DeviceRecord,
     entities: &BTreeMap<String, (Told, SeriesRecord)>,
     unix: TimestampMs,
 ) -> String {
     let mut values = serde_json::Map::new();
     for (told, series) in entities.values() {
-        let patience = series_patience_ms(about, series);
+        let patience = series_patience_ms(record, series);
         let within = |at: TimestampMs| u64::try_from(unix.since(at)).is_ok_and(|ms| ms <= patience);
         // By its own clock, or, where that is wrong, by what we saw.
         let comes = within(series.last_ts) || told.moved.is_some_and(within);
@@ -434,11 +434,12 @@ fn state(
 }
 
 /// How long a series may stay away: as long as its device, or some intervals of its own source.
-fn series_patience_ms(about: Option<&About>, series: &SeriesRecord) -> u64 {
+fn series_patience_ms(record: &DeviceRecord, series: &SeriesRecord) -> u64 {
+    let about = record.about.as_deref();
     let source = series.path.segments().next();
     let sources = about.iter().flat_map(|about| &about.sources);
     let own = sources
         .filter(|known| source.as_deref() == Some(known.name.as_str()))
         .map(|known| known.interval_ms.saturating_mul(STALE_INTERVALS));
-    own.max().unwrap_or(0).max(patience_ms(about))
+    own.max().unwrap_or(0).max(patience_ms(about, &record.gaps))
 }

@@ -2,7 +2,8 @@
 //!
 //! - **offline**: the last thing it said about itself was goodbye, or its last will arrived.
 //! - **stale**: not known to be gone, but no sample has arrived for three intervals of its fastest running source (or of its batches, if it
-//!   publishes less often than it measures), at least 15 s.
+//!   publishes less often than it measures), at least 15 s. Of a device that does not say how often it sends: for three times the gap that is usual
+//!   between its messages ([`Gaps`]).
 //! - **online**: neither; connected, or, for publishers without status messages, sending.
 //!
 //! What has arrived counts, not what the device's clock said: a device whose clock is wrong is not gone.
@@ -17,6 +18,7 @@ use devmon_core::wire::about::{About, Presence, SourceState};
 
 use super::sort::{First, Place, Placed, Sort};
 use super::{Page, QueryError};
+use crate::store::Gaps;
 use crate::store::engine::{DeviceRecord, Store, StoreError};
 
 /// Missed intervals after which data is not fresh any more: one may be late, one may be lost.
@@ -54,7 +56,7 @@ pub fn status(record: &DeviceRecord, now: TimestampMs) -> Status {
     }
     // A device that has just introduced itself gets as long for its first sample as for any other.
     let last = record.last_metrics.unwrap_or(record.first_seen);
-    let patience = patience_ms(record.about.as_deref());
+    let patience = patience_ms(record.about.as_deref(), &record.gaps);
     if u64::try_from(now.since(last)).is_ok_and(|silent_ms| silent_ms > patience) {
         Status::Stale
     } else {
@@ -62,12 +64,17 @@ pub fn status(record: &DeviceRecord, now: TimestampMs) -> Status {
     }
 }
 
-/// How long a device may send no sample and is not stale, in ms.
+/// How long a device may send no sample and is not stale, in ms. What it says about itself counts; of one that does not say how often it sends, what was seen does.
 #[must_use]
-pub fn patience_ms(about: Option<&About>) -> u64 {
+pub fn patience_ms(about: Option<&About>, gaps: &Gaps) -> u64 {
     let batched_ms = about.map_or(0, |a| a.agent.publish_every_ms);
-    fastest_interval_ms(about)
-        .max(batched_ms)
+    let said_ms = fastest_interval_ms(about).max(batched_ms);
+    let interval_ms = if said_ms > 0 {
+        said_ms
+    } else {
+        gaps.usual_ms().unwrap_or(0)
+    };
+    interval_ms
         .saturating_mul(STALE_INTERVALS)
         .max(STALE_AT_LEAST_MS)
 }

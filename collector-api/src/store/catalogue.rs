@@ -22,6 +22,7 @@ use devmon_core::{MetricPath, Value};
 use super::days::Days;
 use super::dedupe::Seen;
 use super::engine::{Accepted, Content, DeviceRecord, SeriesRecord, StoreError};
+use super::gaps::Gaps;
 use super::head::{HeadBytes, Rows};
 use super::layout::{Layout, Layouts};
 use super::purge::Purged;
@@ -54,6 +55,7 @@ pub(super) struct Device {
     pub(super) first_seen: TimestampMs,
     pub(super) last_seen: TimestampMs,
     pub(super) last_metrics: Option<TimestampMs>,
+    gaps: Gaps,
     pub(super) presence: Option<Presence>,
     pub(super) about: Option<Arc<About>>,
     /// What an operator called it by.
@@ -129,6 +131,7 @@ impl Catalogue {
                 device.about = Some(about.clone());
             }
             Content::Metrics { id, frames } => {
+                device.gaps.heard(device.last_metrics, item.received);
                 device.last_metrics = device.last_metrics.max(Some(item.received));
                 if let Some(id) = id {
                     device.seen.insert(id);
@@ -240,6 +243,7 @@ impl Device {
             first_seen: seen,
             last_seen: seen,
             last_metrics: None,
+            gaps: Gaps::default(),
             presence: None,
             about: None,
             labels: None,
@@ -259,6 +263,7 @@ impl Device {
             first_seen: self.first_seen,
             last_seen: self.last_seen,
             last_metrics: self.last_metrics,
+            gaps: self.gaps,
             presence: self.presence,
             about: self.about.clone(),
             labels: self.labels.clone(),

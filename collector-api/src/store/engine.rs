@@ -19,6 +19,7 @@ use devmon_core::wire::{DeviceId, FlatFrame, Labels, MessageId, Reason, Timestam
 use devmon_core::{MetricPath, Value};
 
 use super::column::Cells;
+use super::gaps::Gaps;
 use super::rollup::{self, Rollup, Tier};
 
 /// One thing that arrived and was found good, on its way to disk.
@@ -101,6 +102,8 @@ pub struct DeviceRecord {
     pub last_seen: TimestampMs,
     /// Arrival of its last metrics message.
     pub last_metrics: Option<TimestampMs>,
+    /// How often metrics messages arrive.
+    pub gaps: Gaps,
     /// What its last status message said.
     pub presence: Option<Presence>,
     pub about: Option<Arc<About>>,

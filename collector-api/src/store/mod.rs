@@ -31,6 +31,7 @@ mod dedupe;
 #[cfg(test)]
 mod fault_tests;
 mod follow;
+mod gaps;
 mod groups;
 mod head;
 mod kv;
@@ -58,6 +59,7 @@ mod varint;
 pub mod verify;
 
 pub use column::Cells;
+pub use gaps::Gaps;
 pub use local::{Engine, Options};
 pub use look::{Figures, TierFigures, figures};
 pub use open::HowFar;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::client::Client;
-use crate::collector::{Collector, T};
+use crate::collector::{Collector, T, wait_for};
 
 #[test]
 fn nothing_is_lost_or_doubled_over_connections_that_break_anywhere() {
@@ -115,6 +115,8 @@ fn who_was_away_too_long_is_told_so_and_gets_the_newest_of_each_thing() {
     for ms in 0..90 {
         collector.large("loud", ms);
     }
+    let follower = collector.events.follow(None).unwrap();
+    wait_for("all events", || follower.end() > 92 + 4); // two devices, each of which appeared and is online
     let mut client = Client::connect(collector.addr, "types=samples", Some(&place));
     let gap = client.next().unwrap();
     assert_eq!(

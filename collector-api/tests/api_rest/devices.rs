@@ -135,6 +135,13 @@ fn status_follows_the_documented_rule() {
     silent("f_shell", 10_000, None, &[]);
     silent("g_shell_silent", 20_000, None, &[]);
     silent("h_new", 0, online, &[]);
+    for (id, ms) in [("i_minute", 170_000), ("j_minute_silent", 190_000)] {
+        silent(id, ms, None, &[]);
+        collector.store.put_device(id, |d| {
+            d.gaps.heard(None, TimestampMs(now.0 - ms - 60_000));
+            d.gaps.heard(None, TimestampMs(now.0 - ms));
+        });
+    }
     collector
         .store
         .put_device("h_new", |d| d.last_metrics = None);
@@ -149,11 +156,16 @@ fn status_follows_the_documented_rule() {
     };
     assert_eq!(
         ids("/api/v1/devices?status=online"),
-        ["a_fresh", "c_slow", "f_shell", "h_new"]
+        ["a_fresh", "c_slow", "f_shell", "h_new", "i_minute"]
     );
     assert_eq!(
         ids("/api/v1/devices?status=stale"),
-        ["b_silent", "d_slow_silent", "g_shell_silent"]
+        [
+            "b_silent",
+            "d_slow_silent",
+            "g_shell_silent",
+            "j_minute_silent"
+        ]
     );
     assert_eq!(ids("/api/v1/devices?status=offline"), ["e_gone"]);
     assert_eq!(
@@ -163,7 +175,7 @@ fn status_follows_the_documented_rule() {
     assert_eq!(ids("/api/v1/devices?q=nobody"), [""; 0]);
     assert_eq!(
         collector.json("/api/v1/status")["devices"],
-        json!({"online": 4, "stale": 3, "offline": 1})
+        json!({"online": 5, "stale": 4, "offline": 1})
     );
 }
 

@@ -10,9 +10,9 @@ use std::time::Duration;
 use devmon_collector::api::server::Server;
 use devmon_collector::api::{Api, Front};
 use devmon_collector::intake::IntakeStatus;
-use devmon_collector::store::Cells;
 use devmon_collector::store::engine::*;
 use devmon_collector::store::rollup::{Fold, Tier};
+use devmon_collector::store::{Cells, Gaps};
 use devmon_core::descriptor::DescriptorText;
 use devmon_core::path::is_within;
 use devmon_core::wire::about::{About, AgentFacts, HostFacts, Presence, SourceAbout, SourceState};
@@ -51,6 +51,7 @@ impl MemoryStore {
                 first_seen: now,
                 last_seen: now,
                 last_metrics: Some(now),
+                gaps: Gaps::default(),
                 presence: Some(Presence::Online),
                 about: None,
                 labels: None,

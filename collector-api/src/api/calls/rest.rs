@@ -113,7 +113,7 @@ pub(super) static ROUTES: &[Route] = &[
             id: "listDevices",
             summary: "The devices.",
             about: "online: connected, or sending, and its data is fresh. stale: not known to be gone, but no sample has arrived for three intervals of its fastest source that is ok \
-                    (at least 15 s). offline: it said goodbye, or its last will arrived. last_seen is the arrival of its last message; problems counts sources that are failing or quarantined.",
+                    (at least 15 s), or, of one that does not say how often it sends, for three times the gap that is usual between its messages. offline: it said goodbye, or its last will arrived. last_seen is the arrival of its last message; problems counts sources that are failing or quarantined.",
             params: &[
                 LIMIT,
                 NEXT,
