@@ -54,10 +54,10 @@ pub fn payload(
 ) -> Vec<u8> {
     let mut about = About {
         v: 1,
-        device: settings.device.clone(),
-        ts: TimestampMs::now(),
+        device: Some(settings.device.clone()),
+        ts: Some(TimestampMs::now()),
         agent: AgentFacts {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: Some(env!("CARGO_PKG_VERSION").to_owned()),
             publish_every_ms: u64::try_from(settings.publish_every.as_millis()).unwrap_or(u64::MAX),
         },
         host: host.clone(),

@@ -9,9 +9,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use devmon_collector::intake::{Intake, IntakeSettings, Outcome, Publish, WriterGuard};
+use devmon_collector::query::devices::patience_ms;
 use devmon_collector::store::engine::Store;
-use devmon_collector::store::{Engine, Options};
-use devmon_core::wire::about::Presence;
+use devmon_collector::store::{Engine, Gaps, Options};
+use devmon_core::wire::about::{About, Presence};
 use devmon_core::wire::{Reason, TimestampMs};
 
 const TOPIC: &str = "devmon/v1/0/d/metrics";
@@ -120,7 +121,11 @@ fn refused() -> Vec<(Reason, &'static str, Vec<u8>)> {
             status,
             r#"{"status":"sleeping"}"#.into(),
         ),
-        text(Reason::InvalidMessage, about_topic, r#"{"v":1}"#.into()),
+        text(
+            Reason::InvalidMessage,
+            about_topic,
+            r#"{"device":"d"}"#.into(),
+        ),
         text(
             Reason::UnsupportedVersion,
             metrics,
@@ -209,6 +214,43 @@ async fn every_reason_is_met_counted_and_kept_whole() {
     }
     assert!(setup.store.devices(None, 10, &|_| true).is_empty());
     assert_eq!(setup.intake.status().messages, 0);
+}
+
+#[tokio::test]
+async fn the_smallest_about_is_taken_also_when_it_is_read_again_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Engine::open(dir.path(), Options::default()).unwrap());
+    let (intake, writer) = Intake::new(store.clone(), IntakeSettings::default());
+    let abouts = [
+        ("a", r#"{"v":1}"#),
+        ("b", r#"{"v":1,"agent":{"publish_every_ms":60000}}"#),
+        (
+            "c",
+            r#"{"v":1,"sources":[{"name":"greenhouse","interval_ms":60000}]}"#,
+        ),
+    ];
+    for (device, about) in abouts {
+        let publish = Publish::new(format!("devmon/v1/0/{device}/about"), about);
+        assert_eq!(intake.accept(publish).await, Outcome::Acknowledge);
+    }
+    let said = |store: &Engine| {
+        let devices = store.devices(None, 10, &|_| true);
+        let said = |about: &About| {
+            (
+                about.device.clone(),
+                patience_ms(Some(about), &Gaps::default()),
+            )
+        };
+        let all = devices.iter().map(|d| said(d.about.as_ref().unwrap()));
+        all.map(|(device, ms)| (device.unwrap().to_string(), ms))
+            .collect::<Vec<_>>()
+    };
+    let expected = [("a", 15_000), ("b", 180_000), ("c", 180_000)];
+    let expected = expected.map(|(device, ms)| (device.to_owned(), ms));
+    assert_eq!(said(&store), expected);
+    drop((intake, writer, store));
+    let store = Engine::open(dir.path(), Options::default()).unwrap();
+    assert_eq!(said(&store), expected);
 }
 
 #[tokio::test]

@@ -541,7 +541,8 @@ fn status_and_about_survive_a_restart_sealed_or_not() {
             device.presence,
             Some(devmon_core::wire::about::Presence::Online)
         );
-        assert_eq!(device.about.unwrap().agent.version, "1.2");
+        let version = device.about.unwrap().agent.version.clone();
+        assert_eq!(version.as_deref(), Some("1.2"));
         assert_eq!(device.first_seen, TimestampMs(BASE_MS));
         assert_eq!(device.last_metrics, None);
     }

@@ -158,7 +158,9 @@ pub(super) fn described(device: &DeviceId, about: Option<&About>) -> Json {
         "name": device.as_str(),
     });
     if let Some(about) = about {
-        described["sw_version"] = format!("devmon-agent {}", about.agent.version).into();
+        if let Some(version) = &about.agent.version {
+            described["sw_version"] = format!("devmon-agent {version}").into();
+        }
         for (name, fact) in [("model", &about.host.os), ("hw_version", &about.host.arch)] {
             if let Some(fact) = fact {
                 described[name] = fact.as_str().into();

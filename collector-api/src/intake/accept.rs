@@ -540,19 +540,17 @@ fn examine(
             Ok((device, Content::Status(status.status), received))
         }
         TopicKind::About => {
-            let about: About = read_json(&publish.payload)?;
+            let mut about: About = read_json(&publish.payload)?;
             if about.v != 1 {
                 let detail = format!("about version {}; this collector reads version 1", about.v);
                 return Err(Refusal::new(Reason::UnsupportedVersion, detail));
             }
-            if about.device != device {
-                let detail = format!(
-                    "the payload names device {}, the topic {device}",
-                    about.device
-                );
+            let named = about.device.get_or_insert_with(|| device.clone());
+            if *named != device {
+                let detail = format!("the payload names device {named}, the topic {device}");
                 return Err(Refusal::new(Reason::DeviceMismatch, detail));
             }
-            let received = copy_received(Some(about.ts));
+            let received = copy_received(about.ts);
             Ok((device, Content::About(Arc::new(about)), received))
         }
     }

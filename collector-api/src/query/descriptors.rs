@@ -37,7 +37,7 @@ impl Described {
         let mut described = Self::default();
         for text in &about.descriptors {
             let Ok(descriptor) = Descriptor::try_from(text.clone()) else {
-                tracing::debug!(device = %about.device, path = text.path, "malformed descriptor left out");
+                tracing::debug!(device = ?about.device, path = text.path, "malformed descriptor left out");
                 continue;
             };
             let group = described.groups.entry(length(&text.path)).or_default();
@@ -80,7 +80,8 @@ type Parsed = (Arc<About>, Arc<Described>);
 /// Parsed descriptors of the devices asked about lately.
 #[derive(Debug, Default)]
 pub struct DescriptorCache {
-    devices: Mutex<HashMap<DeviceId, Parsed>>,
+    /// The intake has named the device in each message.
+    devices: Mutex<HashMap<Option<DeviceId>, Parsed>>,
 }
 
 impl DescriptorCache {
@@ -111,20 +112,17 @@ impl DescriptorCache {
 #[cfg(test)]
 mod tests {
     use devmon_core::descriptor::{DescriptorText, Kind};
+    use devmon_core::wire::Labels;
     use devmon_core::wire::about::{AgentFacts, HostFacts};
-    use devmon_core::wire::{Labels, TimestampMs};
 
     use super::*;
 
     fn about(templates: &[&str]) -> Arc<About> {
         Arc::new(About {
             v: 1,
-            device: "d".parse().unwrap(),
-            ts: TimestampMs(0),
-            agent: AgentFacts {
-                version: "0".into(),
-                publish_every_ms: 0,
-            },
+            device: Some("d".parse().unwrap()),
+            ts: None,
+            agent: AgentFacts::default(),
             host: HostFacts::default(),
             labels: Labels::new(),
             sources: Vec::new(),

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use devmon_core::MetricPath;
 use devmon_core::wire::TimestampMs;
-use devmon_core::wire::about::{About, Presence, SourceState};
+use devmon_core::wire::about::{About, Presence, SourceAbout, SourceState};
 
 use super::sort::{First, Place, Placed, Sort};
 use super::{Page, QueryError};
@@ -81,7 +81,8 @@ pub fn patience_ms(about: Option<&About>, gaps: &Gaps) -> u64 {
 
 /// The shortest interval of the sources that send: those that are ok, or all when none is. 0 when nothing is known.
 fn fastest_interval_ms(about: Option<&About>) -> u64 {
-    let sources = || about.iter().flat_map(|a| &a.sources);
+    let said = |s: &&SourceAbout| s.interval_ms > 0;
+    let sources = || about.iter().flat_map(|a| &a.sources).filter(said);
     let running = sources().filter(|s| s.state == SourceState::Ok);
     running
         .map(|s| s.interval_ms)

@@ -113,7 +113,8 @@ pub(super) fn decode(record: &[u8]) -> Result<Entry, RecordError> {
             Content::Status(status.status)
         }
         ABOUT => {
-            let about: About = serde_json::from_slice(payload).map_err(|e| refused(&e))?;
+            let mut about: About = serde_json::from_slice(payload).map_err(|e| refused(&e))?;
+            about.device.get_or_insert_with(|| device.clone());
             Content::About(Arc::new(about))
         }
         PURGE => return Ok(Entry::Purge { device, received }),

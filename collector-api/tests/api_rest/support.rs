@@ -125,10 +125,10 @@ pub(crate) fn about(
     };
     Arc::new(About {
         v: 1,
-        device: device.parse().unwrap(),
-        ts: TimestampMs(0),
+        device: Some(device.parse().unwrap()),
+        ts: Some(TimestampMs(0)),
         agent: AgentFacts {
-            version: "0.1.0".into(),
+            version: Some("0.1.0".into()),
             publish_every_ms: 0,
         },
         host: HostFacts {

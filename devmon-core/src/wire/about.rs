@@ -30,14 +30,19 @@ pub enum Presence {
     Offline,
 }
 
-/// The payload of `…/about`. Fields may be added; readers skip what they do not know.
+/// The payload of `…/about`. Fields may be added; readers skip what they do not know. All but `v` may be left out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct About {
     /// Version of this form: 1.
     pub v: u32,
-    pub device: DeviceId,
-    pub ts: TimestampMs,
+    /// The topic has the last word; readers write it here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ts: Option<TimestampMs>,
+    #[serde(default)]
     pub agent: AgentFacts,
+    #[serde(default)]
     pub host: HostFacts,
     /// What the agent's configuration calls the device by.
     #[serde(
@@ -46,14 +51,19 @@ pub struct About {
         deserialize_with = "super::labels::lenient"
     )]
     pub labels: Labels,
+    #[serde(default)]
     pub sources: Vec<SourceAbout>,
     /// Templates from the device's root: `/disk/{mount}/used_bytes`.
+    #[serde(default)]
     pub descriptors: Vec<DescriptorText>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What sends the device's messages.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentFacts {
-    pub version: String,
+    /// Of devmon-agent; other publishers have none.
+    #[serde(default)]
+    pub version: Option<String>,
     /// Rounds of this time come in one message; 0, and left out: each as it is measured.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub publish_every_ms: u64,
@@ -81,10 +91,13 @@ pub struct HostFacts {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SourceAbout {
     pub name: String,
+    #[serde(default)]
     pub state: SourceState,
     /// Why it is not `ok`, for an operator.
     #[serde(default)]
     pub reason: Option<String>,
+    /// 0, and left out: it does not say.
+    #[serde(default)]
     pub interval_ms: u64,
     /// The plugin's version.
     #[serde(default)]
@@ -98,10 +111,11 @@ pub struct SourceAbout {
 }
 
 /// The state of a source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SourceState {
     /// Runs; it may have had nothing to say yet.
+    #[default]
     Ok,
     /// Nothing to measure on this machine; asked again now and then.
     Unavailable,

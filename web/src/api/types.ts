@@ -53,8 +53,8 @@ export interface DeviceDetail {
   problems: number;
   labels: Record<string, string>;
   /** `null` for a publisher that sends no `about` message; so is `host`. */
-  agent: { version: string } | null;
-  host: Partial<HostFacts> | null;
+  agent: { version: string | null } | null;
+  host: { [fact in keyof HostFacts]?: HostFacts[fact] | null } | null;
   sources: Source[];
 }
 

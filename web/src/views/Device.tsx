@@ -68,16 +68,16 @@ function Labels({ labels }: { labels: Record<string, string> }) {
 
 function Facts({ detail }: { detail: DeviceDetail }) {
   const { host, agent } = detail;
-  const facts: [string, string | undefined][] = [
+  const facts: [string, string | null | undefined][] = [
     ["Host", host?.hostname],
     ["System", host?.os],
     ["Kernel", [host?.kernel, host?.arch].filter(Boolean).join(" ") || undefined],
     ["CPUs", host?.cpus?.toString()],
     // an offline device's uptime is not known, so only one that still sends has one
-    ["Up", host?.boot_ts === undefined || detail.status !== "online" ? undefined : formatSeconds(Math.max(0, (now() - host.boot_ts) / 1000))],
+    ["Up", typeof host?.boot_ts !== "number" || detail.status !== "online" ? undefined : formatSeconds(Math.max(0, (now() - host.boot_ts) / 1000))],
     ["Agent", agent?.version],
   ];
-  const known = facts.filter((fact): fact is [string, string] => fact[1] !== undefined);
+  const known = facts.filter((fact): fact is [string, string] => typeof fact[1] === "string");
   if (known.length === 0) return <p className="muted facts-none">This publisher sends no facts about its host.</p>;
   return (
     <dl className="facts">

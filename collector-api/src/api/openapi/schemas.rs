@@ -74,7 +74,8 @@ impl JsonSchema for Tree {
     reason = "the shape of devmon-core's type; a test holds an answer against it"
 )]
 pub(in crate::api) struct AgentFacts {
-    version: String,
+    /// Of devmon-agent; `null` for another publisher.
+    version: Option<String>,
     /// Rounds of this time come in one message; left out: each as it is measured.
     #[schemars(default, skip_serializing_if = "Option::is_none", with = "u64")]
     publish_every_ms: Option<u64>,

@@ -71,7 +71,8 @@ struct Source<'a> {
     #[schemars(schema_with = "schemas::source_state")]
     state: SourceState,
     reason: Option<&'a str>,
-    interval_ms: u64,
+    /// `null` if it does not say.
+    interval_ms: Option<u64>,
     version: Option<&'a str>,
     #[schemars(with = "Option<UnixMs>")]
     last_ts: Option<TimestampMs>,
@@ -112,7 +113,7 @@ impl<'a> From<&'a DeviceDetail> for DeviceInFull<'a> {
                     name: &source.name,
                     state: source.state,
                     reason: source.reason.as_deref(),
-                    interval_ms: source.interval_ms,
+                    interval_ms: (source.interval_ms > 0).then_some(source.interval_ms),
                     version: source.version.as_deref(),
                     last_ts: *last_ts,
                 })
