@@ -337,16 +337,29 @@ pub(super) fn livez(_: &Call, _: &Segment) -> Result<Response, Problem> {
 
 /// Degraded is ready: messages are taken, and whoever would send them elsewhere could not mend what is missing here.
 pub(super) fn readyz(api: &Api, _: &Call, _: &Segment) -> Result<Response, Problem> {
-    let store = api.store.status();
-    let problem = store.problem.clone().or_else(|| (api.intake)().problem);
-    if let Some(reason) = problem {
+    let (store, intake) = (api.store.status(), (api.intake)());
+    if let Some(reason) = store.problem.as_ref().or(intake.problem.as_ref()) {
         return Err(Problem::new(
             Error::NotReady,
             format!("the collector takes no messages: {reason}"),
         ));
     }
+    // The devices' messages wait at the broker, and what came before is there to be asked for.
+    let away = intake.broker.filter(|broker| !broker.connected);
+    let away = away.map(|broker| {
+        let why = broker.last_error.as_deref();
+        let why = why.map_or(String::new(), |why| format!(": {why}"));
+        format!("no connection to the broker {}{why}", broker.address)
+    });
     let (status, reason) = reply::state(&store);
-    Ok(probe(&Probe { status, reason }))
+    let Some(away) = away else {
+        return Ok(probe(&Probe { status, reason }));
+    };
+    let reasons: Vec<_> = reason.into_iter().chain([away.as_str()]).collect();
+    Ok(probe(&Probe {
+        status: "degraded",
+        reason: Some(&reasons.join("; ")),
+    }))
 }
 
 /// How it is now, for nobody to keep.

@@ -25,10 +25,12 @@ pub enum Dropped {
     TooOld,
     /// The device was forgotten before its samples were forwarded.
     DeviceForgotten,
+    /// Another release wrote it, and this one can not read it. Counts messages: nothing says how many samples are in them.
+    Unreadable,
 }
 
 impl Dropped {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::BadRequest,
         Self::NotAuthorized,
         Self::TooLarge,
@@ -36,6 +38,7 @@ impl Dropped {
         Self::TooFarBehind,
         Self::TooOld,
         Self::DeviceForgotten,
+        Self::Unreadable,
     ];
 
     /// As the API says it.
@@ -49,6 +52,7 @@ impl Dropped {
             Self::TooFarBehind => "too_far_behind",
             Self::TooOld => "too_old",
             Self::DeviceForgotten => "device_forgotten",
+            Self::Unreadable => "unreadable",
         }
     }
 }

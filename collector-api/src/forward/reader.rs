@@ -32,6 +32,8 @@ pub(super) struct Gathered {
     /// When the oldest message in it arrived.
     pub(super) oldest: Option<TimestampMs>,
     pub(super) left_out: LeftOut,
+    /// Messages that can not be read, of what was read since the last time.
+    pub(super) unreadable: u64,
     /// There is more to read.
     pub(super) full: bool,
     /// Bytes of journal that are not forwarded, these included.
@@ -64,6 +66,8 @@ pub(super) struct Reader {
     queue: VecDeque<Followed>,
     /// Behind what was read.
     next: Position,
+    /// Messages that could not be read and were not told yet.
+    unreadable: u64,
 }
 
 impl Reader {
@@ -77,6 +81,7 @@ impl Reader {
             pin,
             synced: Instant::now(),
             queue: VecDeque::new(),
+            unreadable: 0,
         }
     }
 
@@ -85,6 +90,7 @@ impl Reader {
         let gathered = self.gather_some();
         if gathered.is_err() {
             self.queue.clear();
+            self.unreadable = 0; // read again, and counted then
             self.next = self.cursor.at();
         }
         gathered
@@ -116,6 +122,7 @@ impl Reader {
         }
         gathered.requests = batch.requests(self.max_samples)?.into();
         gathered.behind_bytes = self.behind()?;
+        gathered.unreadable = std::mem::take(&mut self.unreadable);
         Ok(gathered)
     }
 
@@ -138,6 +145,7 @@ impl Reader {
         };
         let more = stretch.end > self.next;
         self.next = stretch.end;
+        self.unreadable += stretch.unreadable;
         self.queue.extend(stretch.items);
         Ok(more)
     }
@@ -194,5 +202,42 @@ impl Reader {
             moved.unwrap_or_else(|error| tracing::warn!(%error, "the cursor can not be written"));
         }
         Ok(samples)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forward::settings::tests::target;
+    use crate::store::engine::{Accepted, Content};
+    use crate::store::{Engine, Options, Pins};
+    use devmon_core::wire::FlatMessage;
+
+    #[test]
+    fn a_message_that_can_not_be_read_is_counted_and_what_is_behind_it_is_gathered() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Engine::open(dir.path(), Options::default()).unwrap();
+        let now = TimestampMs::now();
+        let good = format!(r#"{{"ts":{},"metrics":{{"a":1}}}}"#, now.0);
+        // The journal keeps the payload, and reads it again.
+        let item = |payload: &str| Accepted {
+            device: "d".parse().unwrap(),
+            received: now,
+            payload: payload.to_owned().into(),
+            content: Content::Metrics {
+                id: None,
+                frames: FlatMessage::decode(good.as_bytes()).unwrap().frames,
+            },
+        };
+        let batch = ["from a later release", "and another", &good].map(item);
+        store.commit(&batch).unwrap();
+        let target = target("url = 'http://127.0.0.1:1/w'").unwrap();
+        let cursor = Cursor::open(&dir.path().join("cursor"), Position::START).unwrap();
+        let pin = Pins::default().pin(Position::START);
+        let mut reader = Reader::new(&target, Arc::new(store), cursor, pin);
+        let gathered = reader.gather().unwrap();
+        assert_eq!((gathered.unreadable, gathered.samples()), (2, 1));
+        let again = reader.gather().unwrap();
+        assert_eq!((again.unreadable, again.samples()), (0, 0), "told once");
     }
 }

@@ -144,6 +144,8 @@ impl Forwarder {
             self.progress
                 .dropped(Dropped::DeviceForgotten, left.forgotten);
             self.progress.dropped(Dropped::TooOld, left.too_old);
+            self.progress
+                .dropped(Dropped::Unreadable, gathered.unreadable);
             self.deliver_all(gathered).await;
             if !full {
                 self.progress.set_waiting(None);

@@ -9,6 +9,8 @@ pub mod listen;
 pub mod subscribe;
 mod write;
 
-pub use accept::{Intake, IntakeSettings, IntakeStatus, Outcome, Publish, WriterGuard};
+pub use accept::{
+    BrokerStatus, Intake, IntakeSettings, IntakeStatus, Outcome, Publish, WriterGuard,
+};
 pub use listen::{Limits, Listener, Receiving};
 pub use subscribe::BrokerSettings;

@@ -6,6 +6,7 @@ use devmon_core::wire::{Reason, TimestampMs};
 use serde_json::json;
 
 use crate::support::{Collector, call};
+use devmon_collector::intake::BrokerStatus;
 
 #[test]
 fn status_has_the_documented_figures() {
@@ -112,6 +113,31 @@ fn dead_letters_come_newest_first_and_whole_on_demand() {
 fn probes_tell_alive_from_ready() {
     let collector = Collector::start();
     assert_eq!(collector.json("/livez"), json!({"status": "ok"}));
+    assert_eq!(collector.json("/readyz"), json!({"status": "ok"}));
+    let broker = |connected, last_error: Option<&str>| {
+        *collector.broker.lock().unwrap() = Some(BrokerStatus {
+            address: "broker:8883".into(),
+            connected,
+            last_error: last_error.map(str::to_owned),
+        });
+    };
+    broker(false, None);
+    assert_eq!(
+        collector.json("/readyz"),
+        json!({"status": "degraded", "reason": "no connection to the broker broker:8883"}),
+        "and 200: nothing is better with another collector"
+    );
+    let refused = "no connection to the broker broker:8883: connection refused";
+    broker(false, Some("connection refused"));
+    assert_eq!(collector.json("/readyz")["reason"], refused);
+    collector.store.set_degraded(Some("a day is missing"));
+    let both = format!("a day is missing; {refused}");
+    assert_eq!(
+        collector.json("/readyz"),
+        json!({"status": "degraded", "reason": both})
+    );
+    collector.store.set_degraded(None);
+    broker(true, Some("connection refused"));
     assert_eq!(collector.json("/readyz"), json!({"status": "ok"}));
     collector.store.set_degraded(Some("a day is missing"));
     assert_eq!(

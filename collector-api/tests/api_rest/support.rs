@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use devmon_collector::api::server::Server;
 use devmon_collector::api::{Api, Front};
-use devmon_collector::intake::IntakeStatus;
+use devmon_collector::intake::{BrokerStatus, IntakeStatus};
 use devmon_collector::store::engine::*;
 use devmon_collector::store::rollup::{Fold, Tier};
 use devmon_collector::store::{Cells, Gaps};
@@ -353,6 +353,8 @@ impl Store for MemoryStore {
 pub(crate) struct Collector {
     pub(crate) store: Arc<MemoryStore>,
     pub(crate) addr: SocketAddr,
+    /// How the connection to it is; none at first.
+    pub(crate) broker: Arc<Mutex<Option<BrokerStatus>>>,
     front: Arc<Front>,
     /// Until the store is open.
     api: Option<Api>,
@@ -401,7 +403,10 @@ impl Collector {
         let front = Arc::new(Front::new(token.map(str::to_owned), || {
             "half way".to_owned()
         }));
-        let status = || IntakeStatus {
+        let broker: Arc<Mutex<Option<BrokerStatus>>> = Arc::default();
+        let told = broker.clone();
+        let status = move || IntakeStatus {
+            broker: told.lock().unwrap().clone(),
             messages: 7,
             samples: 8,
             duplicates: 9,
@@ -423,6 +428,7 @@ impl Collector {
             front,
             api: Some(api),
             addr,
+            broker,
             stop,
             runtime: Some(runtime),
         }

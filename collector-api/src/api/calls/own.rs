@@ -54,7 +54,7 @@ pub(super) static ROUTES: &[Route] = &[
         calls: &[Operation {
             id: "readyz",
             summary: "Whether messages are taken in.",
-            about: "degraded: they are, but something waits for a person, and reason says what. 503: they are not; detail says why, or how far the opening of the store is.",
+            about: "degraded: they are, but something waits for a person, or the broker is away, and reason says what. 503: they are not; detail says why, or how far the opening of the store is.",
             ..probe(Handler::Probe(endpoints::readyz))
         }],
     },
