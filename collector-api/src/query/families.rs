@@ -14,10 +14,10 @@
 //! 1. The name is `devmon` and the literal segments, joined by `_`; what is not an ASCII letter, digit or `_` becomes `_`. Without a descriptor all segments are
 //!    literal. A path without literals is `devmon_value`.
 //! 2. The unit is appended as Prometheus writes it ([`unit_word`]) unless the name ends with it, or with the unit's own code. `1` and units without a word add nothing.
-//! 3. Counters end in `_total`, and nothing else does: the `_total` of a gauge is taken away. Without a descriptor a name that ends in `_total` is a counter's, and
-//!    every other one's type is unknown.
+//! 3. Counters end in `_total`. A gauge or state ends neither in that nor in what parts of histograms, summaries and infos end in ([`OF_OTHER_TYPES`]), which promtool
+//!    refuses: such endings are taken away. Without a descriptor a name that ends in `_total` is a counter's, and every other one's type is unknown.
 //! 4. Labels are the placeholders. The device's id is the label `device`; it comes from whoever knows the device. A placeholder named like a label that has
-//!    a meaning of its own (`device`, `path`, `value`, `__…`, or one that begins with a digit) gets `exported_` in front.
+//!    a meaning of its own (`device`, `path`, `value`, `le`, `quantile`, `__…`, or one that begins with a digit) gets `exported_` in front.
 //! 5. A device can not take the names of what the collector says of it ([`OWN`]): `devmon_exported_device_online`.
 //! 6. Two paths of one device that come out alike both get the label `path` ([`doubles`]).
 
@@ -30,7 +30,9 @@ use devmon_core::{MetricPath, Value};
 /// In front of every name.
 const PREFIX: &str = "devmon";
 /// Labels that a placeholder may not take.
-const TAKEN: [&str; 3] = ["device", "path", "value"];
+const TAKEN: [&str; 5] = ["device", "path", "value", "le", "quantile"];
+/// What names end in that belong to other types than gauges.
+const OF_OTHER_TYPES: [&str; 5] = ["_total", "_count", "_sum", "_bucket", "_info"];
 
 /// Families that the collector makes of what it knows of devices; a path that comes out as one of them is renamed.
 pub const OWN: [&str; 3] = [
@@ -93,8 +95,7 @@ pub fn map(path: &MetricPath, descriptor: Option<&Descriptor>, text: bool) -> Ma
             Some(Kind::Counter) => counter(&name, unit),
             Some(_) => {
                 let (name, unit) = with_unit(&name, unit);
-                let short = name.strip_suffix("_total").map(str::to_owned);
-                (short.unwrap_or(name), Type::Gauge, unit)
+                (gauge(&name), Type::Gauge, unit)
             }
             None if name.ends_with("_total") => counter(&name, ""),
             None => (name, Type::Unknown, None),
@@ -172,6 +173,21 @@ pub fn unit_word(unit: &str) -> Option<&'static str> {
         "%" => "percent",
         _ => return None,
     })
+}
+
+/// Without all endings of other types; what was nothing else is a value.
+fn gauge(name: &str) -> String {
+    let mut name = name;
+    while let Some(short) = OF_OTHER_TYPES
+        .iter()
+        .find_map(|ending| name.strip_suffix(ending))
+    {
+        name = short;
+    }
+    if name == PREFIX {
+        return format!("{PREFIX}_value");
+    }
+    name.to_owned()
 }
 
 fn counter(name: &str, unit: &str) -> (String, Type, Option<&'static str>) {
@@ -272,6 +288,15 @@ mod tests {
             ),
             ("/memory/total", "By", Gauge, "devmon_memory_total_bytes"),
             ("/processes/total", "1", Gauge, "devmon_processes"),
+            ("/processes/count", "1", Gauge, "devmon_processes"),
+            ("/a/sum", "1", Gauge, "devmon_a"),
+            ("/a/bucket", "1", State, "devmon_a"),
+            ("/a/b_info", "1", Gauge, "devmon_a_b"),
+            ("/a/count_total", "1", Gauge, "devmon_a"),
+            ("/a/count", "By", Gauge, "devmon_a_count_bytes"),
+            ("/a/count", "1", Counter, "devmon_a_count_total"),
+            ("/a/account", "1", Gauge, "devmon_a_account"),
+            ("/count", "1", Gauge, "devmon_value"),
             (
                 "/net/sent_bytes_total",
                 "By",
@@ -321,6 +346,11 @@ mod tests {
                 Type::Gauge,
                 "exported_0=2,exported_device=1"
             )
+        );
+        let reserved = mapped("/h/1/2", "/h/{le}/{quantile}", "", Kind::Gauge);
+        assert_eq!(
+            reserved,
+            is("devmon_h", Type::Gauge, "exported_le=1,exported_quantile=2")
         );
         let twice = mapped("/1/2", "/{path}/{exported_path}", "", Kind::Gauge);
         assert_eq!(

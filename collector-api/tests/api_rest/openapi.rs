@@ -501,7 +501,7 @@ fn what_goes_wrong_is_described() {
         ("query", "/prometheus/api/v1/query", 400),
         (
             "query",
-            "/prometheus/api/v1/query?query=predict_linear(a[1m],1)",
+            "/prometheus/api/v1/query?query=histogram_quantile(1,a)",
             422,
         ),
         (

@@ -11,7 +11,7 @@ use serde_json::Value as Json;
 
 use crate::support::{Collector, about, call};
 
-const DESCRIPTORS: [[&str; 4]; 6] = [
+const DESCRIPTORS: [[&str; 4]; 12] = [
     ["/disk/{mount}/used_bytes", "By", "gauge", "Space in use."],
     [
         "/disk/{mount}/read_bytes_total",
@@ -23,6 +23,37 @@ const DESCRIPTORS: [[&str; 4]; 6] = [
     ["/gpu/{index}/name", "", "text", "What the driver calls it."],
     ["/disk/{mount}/stuck", "", "state", "It does not answer."],
     ["/system/processes/total", "1", "gauge", "Processes."],
+    ["/processes/count", "1", "gauge", "Endings of other types."],
+    [
+        "/processes/cpu_sum",
+        "1",
+        "gauge",
+        "Endings of other types.",
+    ],
+    [
+        "/processes/in_bucket",
+        "1",
+        "gauge",
+        "Endings of other types.",
+    ],
+    [
+        "/processes/by_info",
+        "1",
+        "gauge",
+        "Endings of other types.",
+    ],
+    [
+        "/processes/seen/count",
+        "1",
+        "counter",
+        "Endings of other types.",
+    ],
+    [
+        "/processes/{le}/{quantile}/up",
+        "",
+        "state",
+        "Labels of other types.",
+    ],
 ];
 
 /// A fleet with everything that is awkward.
@@ -53,6 +84,16 @@ fn fill(collector: &Collector, now: i64) {
             Value::Text("RTX \"9\"\n".into()),
         );
         store.put(device, "/system/processes/total", now, 7_i64);
+        for path in [
+            "/processes/count",
+            "/processes/cpu_sum",
+            "/processes/in_bucket",
+            "/processes/by_info",
+            "/processes/seen/count",
+            "/processes/1/2/up",
+        ] {
+            store.put(device, path, now, 3_i64);
+        }
         store.put(device, "/greenhouse/Größe", now, 21.5);
         store.put(device, "/old/one", now - 310_000, 1_i64);
         store.put(device, "/slow/one", now - 1_000_000, 1_i64);
@@ -134,6 +175,12 @@ fn names_labels_and_values_follow_the_documented_rules() {
         "devmon_cpu_core_utilization{device=\"a\",core=\"0\"} 0.25",
         "devmon_gpu_name_info{device=\"a\",index=\"0\",value=\"RTX \\\"9\\\"\\n\"} 1",
         "devmon_system_processes{device=\"a\"} 7",
+        "devmon_processes{device=\"a\"} 3",
+        "devmon_processes_cpu{device=\"a\"} 3",
+        "devmon_processes_in{device=\"a\"} 3",
+        "devmon_processes_by{device=\"a\"} 3",
+        "devmon_processes_seen_count_total{device=\"a\"} 3",
+        "devmon_processes_up{device=\"a\",exported_le=\"1\",exported_quantile=\"2\"} 3",
         "devmon_greenhouse_Gr__e{device=\"a\"} 21.5",
         "devmon_x_y_z{device=\"a\",path=\"/x/y_z\"} 1",
         "devmon_x_y_z{device=\"a\",path=\"/x_y/z\"} 2",

@@ -56,7 +56,7 @@ const QUERY: Param = Param::new("query", SAID, "The expression, in PromQL.")
 const PATIENCE: Param = Param::new(
     "timeout",
     Shape::Text,
-    "Seconds, or a duration: how long it may take, if shorter than 30 s.",
+    "Seconds, or a duration as Prometheus writes it (1m30s): how long it may take, if shorter than 30 s.",
 )
 .such_as("10s");
 const MATCH: Param = Param::new("match[]", SAID, "A selector of series.")
@@ -188,7 +188,7 @@ pub(super) static ROUTES: &[Route] = &[
                     Param::new(
                         "step",
                         SAID,
-                        "Seconds, or a duration, between two points; at most 11 000 of them.",
+                        "Seconds, or a duration as Prometheus writes it (1h30m), between two points; at most 11 000 of them.",
                     )
                     .needed()
                     .such_as("60"),
@@ -309,6 +309,28 @@ pub(super) static ROUTES: &[Route] = &[
             id: "getBuildInfo",
             summary: "The version of Prometheus whose rules are followed.",
             answers: &[good(&[("application/json", Some(schemas::build_info))])],
+            ..QUERY_API
+        }],
+    },
+    Route {
+        path: "/prometheus/api/v1/rules",
+        access: Access::Token,
+        calls: &[Operation {
+            handler: Handler::Store(query::rules),
+            id: "listRules",
+            summary: "No rules: Grafana asks for them.",
+            answers: &[good(&[("application/json", Some(schemas::no_rules))])],
+            ..QUERY_API
+        }],
+    },
+    Route {
+        path: "/prometheus/api/v1/alerts",
+        access: Access::Token,
+        calls: &[Operation {
+            handler: Handler::Store(query::alerts),
+            id: "listAlerts",
+            summary: "No alerts: Grafana asks for them.",
+            answers: &[good(&[("application/json", Some(schemas::no_alerts))])],
             ..QUERY_API
         }],
     },

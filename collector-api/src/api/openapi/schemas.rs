@@ -261,6 +261,22 @@ pub(in crate::api) fn metadata(_: &mut SchemaGenerator) -> Schema {
 }
 
 /// `status/buildinfo`.
+pub(in crate::api) fn no_rules(_: &mut SchemaGenerator) -> Schema {
+    none_of("groups")
+}
+
+pub(in crate::api) fn no_alerts(_: &mut SchemaGenerator) -> Schema {
+    none_of("alerts")
+}
+
+fn none_of(name: &str) -> Schema {
+    envelope(serde_json::json!({
+        "type": "object",
+        "properties": {name: {"type": "array", "maxItems": 0}},
+        "required": [name]
+    }))
+}
+
 pub(in crate::api) fn build_info(_: &mut SchemaGenerator) -> Schema {
     let names = [
         "version",

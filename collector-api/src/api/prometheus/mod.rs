@@ -2,6 +2,7 @@
 //!
 //! [`text`] writes the two forms of an exposition, `own` and `devices` fill them; names and labels are `query`'s (`families`).
 
+mod asked;
 mod devices;
 mod matrix;
 mod own;

@@ -4,12 +4,9 @@
 //! `{"status":"error","errorType":…,"error":…}` with 400 (`bad_data`), 422 (`execution`) or 503 (`timeout`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use devmon_core::config::DurationText;
 use devmon_core::wire::TimestampMs;
-use promql_parser::label::Matcher;
-use promql_parser::parser::Expr;
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 use warp::Reply;
@@ -18,11 +15,12 @@ use warp::reply::Response as Long;
 
 use super::super::endpoints::Call;
 use super::super::large;
-use super::super::params::{Segment, form_decode};
+use super::super::params::Segment;
 use super::super::problem::Problem;
 
+use super::super::Api;
 use super::super::reply::{Response, json as good, respond};
-use super::super::{Api, time};
+use super::asked::Asked;
 use super::matrix::{Matrix, Points, number, seconds};
 use crate::query::families::Type;
 use crate::query::promql::eval::{Eval, PATIENCE};
@@ -67,7 +65,7 @@ struct Envelope<T> {
     warnings: Vec<String>,
 }
 
-fn answer(result: Result<(Json, Vec<String>), Error>) -> Result<Response, Problem> {
+fn answer<T: Serialize>(result: Result<(T, Vec<String>), Error>) -> Result<Response, Problem> {
     Ok(match result {
         Ok((data, warnings)) => good(&Envelope {
             status: "success",
@@ -76,97 +74,6 @@ fn answer(result: Result<(Json, Vec<String>), Error>) -> Result<Response, Proble
         }),
         Err(error) => failed(&error),
     })
-}
-
-/// The parameters of a call.
-struct Asked(Vec<(String, String)>);
-
-impl Asked {
-    fn of(call: &Call) -> Result<Self, Error> {
-        let mut pairs = Vec::new();
-        for part in call.query.split('&').filter(|part| !part.is_empty()) {
-            let (name, value) = part.split_once('=').unwrap_or((part, ""));
-            let pair = form_decode(name).zip(form_decode(value));
-            pairs.push(pair.ok_or_else(|| {
-                Error::BadData(format!("the parameter {name} is not percent-encoded UTF-8"))
-            })?);
-        }
-        Ok(Self(pairs))
-    }
-
-    fn get(&self, name: &str) -> Option<&str> {
-        let found = self.0.iter().find(|(n, v)| n == name && !v.is_empty());
-        found.map(|(_, v)| v.as_str())
-    }
-
-    fn needed(&self, name: &str) -> Result<&str, Error> {
-        self.get(name)
-            .ok_or_else(|| Error::BadData(format!("invalid parameter \"{name}\": it is missing")))
-    }
-
-    fn time(&self, name: &str) -> Result<Option<i64>, Error> {
-        let Some(text) = self.get(name) else {
-            return Ok(None);
-        };
-        let wrong = || {
-            Error::BadData(format!(
-                "invalid parameter \"{name}\": cannot parse {text:?} to a valid timestamp"
-            ))
-        };
-        if let Ok(seconds) = text.parse::<f64>() {
-            // 30 000 years either way are enough, and leave room for ranges and offsets.
-            return if seconds.abs() < 1e12 {
-                Ok(Some((seconds * 1000.0).round() as i64))
-            } else {
-                Err(wrong())
-            };
-        }
-        time::parse(text, TimestampMs::now())
-            .map(|t| Some(t.0))
-            .map_err(|_| wrong())
-    }
-
-    fn duration(&self, name: &str) -> Result<Option<Duration>, Error> {
-        let Some(text) = self.get(name) else {
-            return Ok(None);
-        };
-        let wrong = || {
-            Error::BadData(format!(
-                "invalid parameter \"{name}\": cannot parse {text:?} to a valid duration"
-            ))
-        };
-        let seconds = match text.parse::<f64>() {
-            Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|_| wrong())?,
-            Err(_) => text.parse::<DurationText>().map_err(|_| wrong())?.0,
-        };
-        if seconds > Duration::from_secs(100 * 366 * 86_400) {
-            return Err(wrong());
-        }
-        Ok(Some(seconds))
-    }
-
-    /// The selectors of `match[]`; none: everything.
-    fn selectors(&self) -> Result<Vec<Vec<Matcher>>, Error> {
-        let mut all = Vec::new();
-        for (_, text) in self.0.iter().filter(|(name, _)| name == "match[]") {
-            match promql::parse(text)? {
-                Expr::VectorSelector(selector) => all.extend(plan::matchers(&selector)),
-                _ => {
-                    return Err(Error::BadData(format!(
-                        "invalid parameter \"match[]\": {text:?} is no selector"
-                    )));
-                }
-            }
-        }
-        Ok(all)
-    }
-
-    fn span(&self) -> Result<(i64, i64), Error> {
-        Ok((
-            self.time("start")?.unwrap_or(i64::MIN),
-            self.time("end")?.unwrap_or(i64::MAX),
-        ))
-    }
 }
 
 fn budget() -> Budget {
@@ -267,19 +174,27 @@ pub(in crate::api) fn range(api: &Api, call: &Call, _: &Segment) -> Result<Long,
     }
 }
 
-fn instant_data(val: Val, at: i64) -> Json {
-    match val {
-        Val::Scalar(v) => json!({"resultType": "scalar", "result": point(at, v[0])}),
-        Val::Text(text) => {
-            json!({"resultType": "string", "result": [seconds(at), text]})
-        }
+/// What an instant query comes to. Grafana before 10.1.2 reads it as it comes, and has to know the type before the result.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Instantly {
+    result_type: &'static str,
+    result: Json,
+}
+
+fn instant_data(val: Val, at: i64) -> Instantly {
+    let (result_type, result) = match val {
+        Val::Scalar(v) => ("scalar", point(at, v[0])),
+        Val::Text(text) => ("string", json!([seconds(at), text])),
         Val::Vector(series) => {
             let here = series.iter().filter(|s| !is_absent(s.v[0]));
-            let result: Vec<Json> = here
-                .map(|s| json!({"metric": metric(&s.labels), "value": point(at, s.v[0])}))
-                .collect();
-            json!({"resultType": "vector", "result": result})
+            let one = |s: &promql::Series| json!({"metric": metric(&s.labels), "value": point(at, s.v[0])});
+            ("vector", here.map(one).collect())
         }
+    };
+    Instantly {
+        result_type,
+        result,
     }
 }
 
@@ -429,4 +344,14 @@ pub(in crate::api) fn build_info(_: &Api, _: &Call, _: &Segment) -> Result<Respo
     let revision = concat!("devmon ", env!("CARGO_PKG_VERSION"));
     let data = json!({"version": LIKE_VERSION, "revision": revision, "branch": "", "buildUser": "", "buildDate": "", "goVersion": ""});
     answer(Ok((data, Vec::new())))
+}
+
+/// Rules, of which there are none here: Grafana asks for them, and takes an error for a broken data source.
+pub(in crate::api) fn rules(_: &Api, _: &Call, _: &Segment) -> Result<Response, Problem> {
+    answer(Ok((json!({"groups": []}), Vec::new())))
+}
+
+/// Alerts, of which there are none either.
+pub(in crate::api) fn alerts(_: &Api, _: &Call, _: &Segment) -> Result<Response, Problem> {
+    answer(Ok((json!({"alerts": []}), Vec::new())))
 }

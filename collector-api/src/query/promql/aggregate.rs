@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use promql_parser::parser::LabelModifier;
 
 use super::functions::{extreme, mean, quantile, variance};
-use super::{ABSENT, Error, Labels, Series, is_absent};
+use super::{ABSENT, Error, Labels, Series, is_absent, is_label_name};
+use crate::query::MAX_POINTS;
 
 /// The labels of the group that a series belongs to.
 #[must_use]
@@ -73,6 +74,60 @@ pub fn aggregate(
         out.push(Series { labels, v });
     }
     Ok(out)
+}
+
+/// How many series have each value, which becomes the label `label`.
+///
+/// # Errors
+/// [`Error::Execution`]: it can not be the name of a label, or there are too many values.
+pub fn count_values(
+    label: &str,
+    series: Vec<Series>,
+    modifier: Option<&LabelModifier>,
+    steps: usize,
+) -> Result<Vec<Series>, Error> {
+    if !is_label_name(label) {
+        return Err(Error::Execution(format!("invalid label name {label:?}")));
+    }
+    let leaves_it_out = matches!(modifier, Some(LabelModifier::Exclude(without)) if without.labels.iter().any(|l| l == label));
+    let mut groups: BTreeMap<Labels, Vec<f64>> = BTreeMap::new();
+    for one in series {
+        let mut of = group(&one.labels, modifier);
+        of.retain(|(name, _)| name != label);
+        for (i, x) in one.v.iter().enumerate().filter(|(_, x)| !is_absent(**x)) {
+            let mut labels = of.clone();
+            if !leaves_it_out {
+                labels.push((label.to_owned(), decimal(*x)));
+                labels.sort_unstable();
+            }
+            let counts = groups.entry(labels).or_insert_with(|| vec![ABSENT; steps]);
+            counts[i] = if is_absent(counts[i]) {
+                1.0
+            } else {
+                counts[i] + 1.0
+            };
+            if groups.len().saturating_mul(steps) > MAX_POINTS {
+                return Err(Error::Execution(format!(
+                    "count_values comes to more than {MAX_POINTS} points; round the values, or ask for fewer series"
+                )));
+            }
+        }
+    }
+    Ok(groups
+        .into_iter()
+        .map(|(labels, v)| Series { labels, v })
+        .collect())
+}
+
+/// Without an exponent, as Prometheus writes values into labels.
+fn decimal(x: f64) -> String {
+    if x == f64::INFINITY {
+        "+Inf".to_owned()
+    } else if x == f64::NEG_INFINITY {
+        "-Inf".to_owned()
+    } else {
+        x.to_string()
+    }
 }
 
 /// The k largest (or smallest) of each step, with their own labels, best first as of the first step.

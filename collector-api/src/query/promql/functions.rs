@@ -10,9 +10,11 @@ pub struct Window<'a> {
     /// Both inclusive.
     pub from_ms: i64,
     pub to_ms: i64,
+    /// The step that is evaluated, whatever `offset` and `@` say.
+    pub at_ms: i64,
 }
 
-/// A function over a range, by its name, with its parameter (the φ of a quantile). [`ABSENT`]: too few samples. `None`: there is no such function here.
+/// A function over a range, by its name, with its parameter (the φ of a quantile, the seconds of a prediction). [`ABSENT`]: too few samples. `None`: there is no such function here.
 #[must_use]
 pub fn over_range(name: &str, w: &Window<'_>, param: f64) -> Option<f64> {
     let n = w.v.len();
@@ -39,6 +41,12 @@ pub fn over_range(name: &str, w: &Window<'_>, param: f64) -> Option<f64> {
         "quantile_over_time" => quantile(param, w.v.to_vec()),
         "stddev_over_time" => variance(w.v).sqrt(),
         "stdvar_over_time" => variance(w.v),
+        "deriv" | "predict_linear" if n < 2 => ABSENT,
+        "deriv" => regression(w, w.ts[0]).0,
+        "predict_linear" => {
+            let (slope, now) = regression(w, w.at_ms);
+            slope * param + now
+        }
         "changes" => pairs()
             .filter(|(a, b)| a != b && !(a.is_nan() && b.is_nan()))
             .count() as f64,
@@ -77,6 +85,25 @@ fn extrapolated(w: &Window<'_>, counter: bool, per_second: bool) -> f64 {
         factor /= seconds(w.to_ms - w.from_ms);
     }
     grown * factor
+}
+
+/// The straight line through the samples, by least squares: its slope in 1/s, and where it is at a time.
+fn regression(w: &Window<'_>, at_ms: i64) -> (f64, f64) {
+    let first = w.v[0];
+    if first.is_finite() && w.v.iter().all(|x| *x == first) {
+        return (0.0, first);
+    }
+    // From the middle of both, so that nothing is lost in differences of large numbers.
+    let times: Vec<f64> = w.ts.iter().map(|t| (t - w.ts[0]) as f64 / 1000.0).collect();
+    let (middle, level) = (mean(&times), mean(w.v));
+    let (mut together, mut alone) = (0.0, 0.0);
+    for (t, x) in times.iter().zip(w.v) {
+        together += (t - middle) * (x - level);
+        alone += (t - middle) * (t - middle);
+    }
+    let slope = together / alone;
+    let at = (at_ms - w.ts[0]) as f64 / 1000.0;
+    (slope, level + slope * (at - middle))
 }
 
 /// The mean, which does not overflow where the sum would.
@@ -147,6 +174,20 @@ pub fn of_number(name: &str) -> Option<fn(f64) -> f64> {
         "ln" => f64::ln,
         "log2" => f64::log2,
         "log10" => f64::log10,
+        "sin" => f64::sin,
+        "cos" => f64::cos,
+        "tan" => f64::tan,
+        "asin" => f64::asin,
+        "acos" => f64::acos,
+        "atan" => f64::atan,
+        "sinh" => f64::sinh,
+        "cosh" => f64::cosh,
+        "tanh" => f64::tanh,
+        "asinh" => f64::asinh,
+        "acosh" => f64::acosh,
+        "atanh" => f64::atanh,
+        "deg" => f64::to_degrees,
+        "rad" => f64::to_radians,
         "sgn" => |x| {
             if x > 0.0 {
                 1.0

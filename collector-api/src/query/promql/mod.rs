@@ -1,11 +1,12 @@
 //! PromQL over the store, by the rules of Prometheus 2.42 (Debian 12's): ranges and look-back closed at both ends, five minutes of look-back, its extrapolation.
 //!
 //! An expression's way: `promql-parser` → [`check`] (depth, bounds) → [`eval`] walks it once for all steps → a [`Outcome`]. [`plan`] finds the series of a selector in the
-//! catalogue and reads their samples; [`functions`], [`aggregate`] and [`matching`] are pure.
+//! catalogue and reads their samples; [`functions`], [`dates`], [`aggregate`] and [`matching`] are pure.
 //!
 //! A column of a series has one number for each step; [`ABSENT`] marks that there is none. What is not supported is an [`Error::Execution`] that names it.
 
 pub mod aggregate;
+pub mod dates;
 pub mod eval;
 pub mod functions;
 pub mod matching;
@@ -145,6 +146,13 @@ fn check(expr: &Expr) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Whether a label may be called so.
+#[must_use]
+pub fn is_label_name(name: &str) -> bool {
+    let legal = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    !name.is_empty() && name.chars().all(legal) && !name.starts_with(|c: char| c.is_ascii_digit())
 }
 
 /// Without the name of the metric.

@@ -1,20 +1,16 @@
 //! Labels that functions make.
 
-use promql_parser::parser::Expr;
+use promql_parser::parser::VectorSelector;
 
-/// Longest value that `label_replace` makes. Values of devices have 1 KiB at most.
+/// Longest value that `label_replace` and `label_join` make. Values of devices have 1 KiB at most.
 const MAX_VALUE_BYTES: usize = 4_096;
-/// All labels of a vector that it makes.
+/// All labels of a vector that they make.
 const MAX_LABELS_BYTES: usize = 64 << 20;
 
-use crate::query::promql::{Error, Labels, Series, join};
+use crate::query::promql::{Error, Labels, Series, is_label_name, join};
 
 /// What is certain of the labels of something that is not there: those that its selector asks to be equal, once each.
-pub(super) fn absent_labels(expr: &Expr) -> Labels {
-    let selector = match expr {
-        Expr::VectorSelector(s) => s,
-        _ => return Labels::new(),
-    };
+pub(super) fn absent_labels(selector: &VectorSelector) -> Labels {
     let all = &selector.matchers.matchers;
     let equal = all
         .iter()
@@ -37,33 +33,65 @@ pub(super) fn label_replace(series: Vec<Series>, texts: &[String]) -> Result<Vec
             "invalid regular expression in label_replace(): {e}"
         ))
     })?;
-    let legal = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    if target.is_empty()
-        || !target.chars().all(legal)
-        || target.starts_with(|c: char| c.is_ascii_digit())
-    {
+    if !is_label_name(target) {
         return Err(Error::BadData(format!(
             "invalid destination label name in label_replace(): {target}"
         )));
     }
+    set(series, "label_replace", target, |labels| {
+        let found = pattern.captures(value(labels, source))?;
+        let mut new = String::new();
+        found.expand(replacement, &mut new);
+        Some(new)
+    })
+}
+
+/// `label_join(v, dst, separator, src…)`.
+pub(super) fn label_join(series: Vec<Series>, texts: &[String]) -> Result<Vec<Series>, Error> {
+    let [target, separator, sources @ ..] = texts else {
+        return Err(Error::BadData(
+            "label_join takes a label and a separator".into(),
+        ));
+    };
+    if let Some(wrong) = sources.iter().find(|source| !is_label_name(source)) {
+        return Err(Error::BadData(format!(
+            "invalid source label name in label_join(): {wrong}"
+        )));
+    }
+    if !is_label_name(target) {
+        return Err(Error::BadData(format!(
+            "invalid destination label name in label_join(): {target}"
+        )));
+    }
+    set(series, "label_join", target, |labels| {
+        let values: Vec<&str> = sources.iter().map(|name| value(labels, name)).collect();
+        Some(values.join(separator))
+    })
+}
+
+fn value<'a>(labels: &'a Labels, name: &str) -> &'a str {
+    let found = labels.iter().find(|(n, _)| n == name);
+    found.map_or("", |(_, value)| value)
+}
+
+/// Gives the label `target` of each series the value that `new` makes of its labels, if it makes one; an empty one takes the label away.
+fn set(
+    series: Vec<Series>,
+    function: &str,
+    target: &str,
+    new: impl Fn(&Labels) -> Option<String>,
+) -> Result<Vec<Series>, Error> {
     let mut bytes = 0_usize;
     let one = |mut s: Series| {
-        let value = s
-            .labels
-            .iter()
-            .find(|(n, _)| n == source)
-            .map_or("", |(_, v)| v);
-        if let Some(found) = pattern.captures(value) {
-            let mut new = String::new();
-            found.expand(replacement, &mut new);
+        if let Some(new) = new(&s.labels) {
             if new.len() > MAX_VALUE_BYTES {
                 return Err(Error::Execution(format!(
-                    "label_replace() makes a value of {target} of more than {MAX_VALUE_BYTES} bytes"
+                    "{function}() makes a value of {target} of more than {MAX_VALUE_BYTES} bytes"
                 )));
             }
             s.labels.retain(|(n, _)| n != target);
             if !new.is_empty() {
-                s.labels.push((target.clone(), new));
+                s.labels.push((target.to_owned(), new));
                 s.labels.sort_unstable();
             }
         }
@@ -74,7 +102,7 @@ pub(super) fn label_replace(series: Vec<Series>, texts: &[String]) -> Result<Vec
             .sum::<usize>();
         if bytes > MAX_LABELS_BYTES {
             return Err(Error::Execution(format!(
-                "label_replace() makes labels of more than {MAX_LABELS_BYTES} bytes; ask for fewer series"
+                "{function}() makes labels of more than {MAX_LABELS_BYTES} bytes; ask for fewer series"
             )));
         }
         Ok(s)

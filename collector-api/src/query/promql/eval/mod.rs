@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use promql_parser::parser::{AggregateExpr, BinaryExpr, Call, Expr};
 
+use super::dates::of_time;
 use super::functions::{Window, of_number, over_range};
 use super::plan::{self, Budget, Patience};
 use super::{
@@ -16,7 +17,7 @@ use super::{
 use crate::query::MAX_POINTS;
 use crate::query::names::NamesCache;
 use crate::store::engine::Store;
-use labels::{absent_labels, label_replace};
+use labels::{absent_labels, label_join, label_replace};
 use select::Use;
 
 /// How far back an instant selector looks: Prometheus' default.
@@ -163,7 +164,15 @@ impl<'a> Eval<'a> {
     fn aggregate(&mut self, a: &AggregateExpr) -> Result<Val, Error> {
         let op = a.op.to_string();
         if op == "count_values" {
-            return Err(unsupported(op));
+            let label = a.param.as_deref().map(|p| self.text(p)).transpose()?;
+            let series = self.vector(&a.expr)?;
+            return aggregate::count_values(
+                &label.unwrap_or_default(),
+                series,
+                a.modifier.as_ref(),
+                self.steps.count,
+            )
+            .map(Val::Vector);
         }
         let param = a.param.as_deref().map(|p| self.scalar(p)).transpose()?;
         let series = self.vector(&a.expr)?;
@@ -204,16 +213,29 @@ impl<'a> Eval<'a> {
                 .map(|a| plain(a))
                 .ok_or_else(|| Error::BadData(format!("{name} lacks an argument")))
         };
-        if let Some(Expr::MatrixSelector(m)) = args.last().map(|a| plain(a)) {
+        let matrix = args
+            .iter()
+            .position(|a| matches!(plain(a), Expr::MatrixSelector(_)));
+        if let Some((place, Expr::MatrixSelector(m))) = matrix.map(|i| (i, plain(&args[i]))) {
+            if name == "absent_over_time" {
+                let used = Use {
+                    range_ms: Some(ms(m.range)),
+                    function: "present_over_time",
+                    param: f64::NAN,
+                };
+                let series = self.select(&m.vs, &used)?;
+                return Ok(Val::Vector(self.absent(&series, absent_labels(&m.vs))));
+            }
             let param = match args.len() {
                 1 => vec![f64::NAN; self.steps.count],
-                _ => self.scalar(arg(0)?)?,
+                _ => self.scalar(arg(1 - place.min(1))?)?,
             };
             let probe = Window {
                 ts: &[0],
                 v: &[0.0],
                 from_ms: 0,
                 to_ms: 0,
+                at_ms: 0,
             };
             if over_range(name, &probe, f64::NAN).is_none() {
                 return Err(unsupported(format!("the function {name}")));
@@ -237,7 +259,17 @@ impl<'a> Eval<'a> {
             return Ok(Val::Vector(map(self.vector(arg(0)?)?, |x, _| f(x))?));
         }
         let steps = self.steps;
+        if let Some(f) = of_time(name) {
+            return Ok(Val::Vector(match args.first() {
+                Some(_) => map(self.vector(arg(0)?)?, |t, _| f(t))?,
+                None => vec![Series {
+                    labels: Labels::new(),
+                    v: (0..steps.count).map(|i| f(seconds(steps.at(i)))).collect(),
+                }],
+            }));
+        }
         Ok(match name {
+            "pi" => Val::Scalar(vec![std::f64::consts::PI; steps.count]),
             "time" => Val::Scalar((0..steps.count).map(|i| seconds(steps.at(i))).collect()),
             "vector" => Val::Vector(vec![Series {
                 labels: Labels::new(),
@@ -296,14 +328,11 @@ impl<'a> Eval<'a> {
             }
             "absent" => {
                 let series = self.vector(arg(0)?)?;
-                let gone = |i: usize| series.iter().all(|s| is_absent(s.v[i]));
-                let v = (0..steps.count)
-                    .map(|i| if gone(i) { 1.0 } else { ABSENT })
-                    .collect();
-                Val::Vector(vec![Series {
-                    labels: absent_labels(arg(0)?),
-                    v,
-                }])
+                let labels = match arg(0)? {
+                    Expr::VectorSelector(s) => absent_labels(s),
+                    _ => Labels::new(),
+                };
+                Val::Vector(self.absent(&series, labels))
             }
             "sort" | "sort_desc" => {
                 let mut series = self.vector(arg(0)?)?;
@@ -332,8 +361,25 @@ impl<'a> Eval<'a> {
                 }
                 Val::Vector(label_replace(series, &texts)?)
             }
+            "label_join" => {
+                let series = self.vector(arg(0)?)?;
+                let mut texts = Vec::new();
+                for i in 1..args.len() {
+                    texts.push(self.text(arg(i)?)?);
+                }
+                Val::Vector(label_join(series, &texts)?)
+            }
             other => return Err(unsupported(format!("the function {other}"))),
         })
+    }
+
+    /// 1 at the steps at which none of the series is there.
+    fn absent(&self, series: &[Series], labels: Labels) -> Vec<Series> {
+        let gone = |i: usize| series.iter().all(|s| is_absent(s.v[i]));
+        let v = (0..self.steps.count)
+            .map(|i| if gone(i) { 1.0 } else { ABSENT })
+            .collect();
+        vec![Series { labels, v }]
     }
 }
 

@@ -8,7 +8,7 @@ use super::{Eval, LOOKBACK_MS, ms, seconds, unsupported};
 use crate::query::MAX_POINTS;
 use crate::query::promql::functions::{Window, over_range};
 use crate::query::promql::plan::{self, Patience, Reading, Samples, Want};
-use crate::query::promql::{ABSENT, Error, Outcome, Series, is_absent, join, without_name};
+use crate::query::promql::{ABSENT, Error, Outcome, Series, Steps, is_absent, join, without_name};
 use crate::store::rollup::Tier;
 
 /// So many samples of windows are worked on between two looks at the clock: some ms, also where each window is sorted.
@@ -124,7 +124,7 @@ impl Eval<'_> {
         let keeps_name = used.range_ms.is_none() && used.function.is_empty()
             || used.function == "last_over_time";
         let mut out = Vec::new();
-        let store = self.store;
+        let (store, steps) = (self.store, self.steps);
         let patience = self.budget.patience;
         for of_device in &selected {
             plan::read(
@@ -142,7 +142,7 @@ impl Eval<'_> {
                         plan::drop_ends(&mut samples);
                     }
                     let v = if used.range_ms.is_some() {
-                        ranges(&samples, &times, back_ms, used, &patience)?
+                        ranges(&samples, &times, steps, back_ms, used, &patience)?
                     } else {
                         instants(&samples, &times, back_ms, used.function == "timestamp")
                     };
@@ -230,13 +230,14 @@ fn instants(samples: &Samples, times: &[i64], back_ms: i64, its_time: bool) -> V
 fn ranges(
     samples: &Samples,
     times: &[i64],
+    steps: Steps,
     range_ms: i64,
     used: &Use<'_>,
     patience: &Patience,
 ) -> Result<Vec<f64>, Error> {
     let mut out = Vec::with_capacity(times.len());
     let mut looked_at = 0;
-    for &t in times {
+    for (i, &t) in times.iter().enumerate() {
         let begin = samples.ts.partition_point(|&ts| ts < t - range_ms);
         let end = samples.ts.partition_point(|&ts| ts <= t);
         if begin >= end {
@@ -268,6 +269,7 @@ fn ranges(
             v: &samples.v[begin..end],
             from_ms: t - range_ms,
             to_ms: t,
+            at_ms: steps.at(i),
         };
         let value = over_range(used.function, &window, used.param);
         out.push(value.ok_or_else(|| unsupported(format!("the function {}", used.function)))?);
