@@ -91,6 +91,8 @@ pub(super) enum Handler {
     Store(Endpoint),
     /// The same, with an answer of any length.
     Large(Large),
+    /// The same for what PromQL asks: fewer at a time, which are not among those calls and wait only so long.
+    Query(Large),
     /// A look at how the store is, which waits behind no call of those.
     Probe(Endpoint),
     /// Answers at once, store or none.

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use warp::filters::BoxedFilter;
 use warp::http::Method;
 use warp::http::header::{AUTHORIZATION, HOST, HeaderMap, ORIGIN};
@@ -25,6 +25,10 @@ use super::{Api, Front, prometheus};
 /// Calls that work at a time; more wait. Each may hold a thread and some 40 MB: a window of a million samples, and an answer
 /// of a million points as columns. While an answer is sent, nothing of this is held (`large`).
 const CALLS_AT_ONCE: usize = 16;
+/// Queries of PromQL at work at a time, beside those calls: a dashboard asks dozens at once, each of which may work for half a minute, and other calls shall not wait behind them.
+const QUERIES_AT_ONCE: usize = 4;
+/// How long a query waits for others before it is turned away: less than Grafana waits (30 s), more than most queries work.
+const QUERY_PATIENCE: Duration = Duration::from_secs(10);
 /// Probes that look at the store at a time: they wait for its locks, and one of them is held while the disk is written to.
 const PROBES_AT_ONCE: usize = 4;
 /// How long the store has to say how it is. A disk may take a second for an fsync; one that takes longer than this hangs.
@@ -38,6 +42,7 @@ pub fn routes(front: Arc<Front>, origins: Origins) -> BoxedFilter<(Response,)> {
     let desk = Arc::new(Desk {
         front,
         calls: Arc::new(Semaphore::new(CALLS_AT_ONCE)),
+        queries: Arc::new(Semaphore::new(QUERIES_AT_ONCE)),
         probes: Arc::new(Semaphore::new(PROBES_AT_ONCE)),
         origins,
     });
@@ -80,6 +85,7 @@ fn nothing(call: &Call) -> Problem {
 struct Desk {
     front: Arc<Front>,
     calls: Arc<Semaphore>,
+    queries: Arc<Semaphore>,
     probes: Arc<Semaphore>,
     /// Whose web pages may ask without a token.
     origins: Origins,
@@ -153,6 +159,10 @@ async fn work(desk: &Desk, mut call: Call, body: impl Sent) -> Result<Response, 
         Handler::Large(endpoint) => {
             return ask(&desk.front, &desk.calls, endpoint, segment, call).await;
         }
+        Handler::Query(endpoint) => {
+            let permit = turn(desk.front.api()?, &desk.queries).await?;
+            return ask_with(&desk.front, permit, endpoint, segment, call).await;
+        }
         Handler::Probe(endpoint) => {
             let asked = ask(&desk.front, &desk.probes, endpoint, segment, call);
             tokio::time::timeout(PROBE_PATIENCE, asked).await.unwrap_or_else(|_| {
@@ -176,8 +186,33 @@ async fn ask<T: Send + 'static>(
     call: Call,
 ) -> Result<T, Problem> {
     front.api()?;
+    let permit = permits.clone().acquire_owned().await.ok();
+    ask_with(front, permit, endpoint, segment, call).await
+}
+
+/// A query's turn, or that it came too late for one. `None` never comes: nobody closes the semaphore.
+async fn turn(
+    api: &Api,
+    queries: &Arc<Semaphore>,
+) -> Result<Option<OwnedSemaphorePermit>, Problem> {
+    let waited = tokio::time::timeout(QUERY_PATIENCE, queries.clone().acquire_owned()).await;
+    waited.map(Result::ok).map_err(|_| {
+        api.requests.turn_away();
+        let wait_s = QUERY_PATIENCE.as_secs();
+        let detail = format!("{QUERIES_AT_ONCE} queries are at work, and none has ended within {wait_s} s; ask again, for less at a time or less often");
+        Problem::new(Kind::Busy, detail)
+    })
+}
+
+/// The same, with the permission at hand.
+async fn ask_with<T: Send + 'static>(
+    front: &Arc<Front>,
+    permit: Option<OwnedSemaphorePermit>,
+    endpoint: fn(&Api, &Call, &Segment) -> Result<T, Problem>,
+    segment: Segment,
+    call: Call,
+) -> Result<T, Problem> {
     let path = call.path.clone();
-    let permit = permits.clone().acquire_owned().await;
     let front = front.clone();
     let span = tracing::Span::current();
     let work = tokio::task::spawn_blocking(move || {

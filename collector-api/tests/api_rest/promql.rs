@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
 use devmon_core::wire::about::SourceState;
@@ -650,6 +651,50 @@ fn post(addr: SocketAddr, url: &str, form: &str) -> String {
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer); // a body that is not read may end in a reset
     String::from_utf8(answer).unwrap()
+}
+
+#[test]
+fn queries_wait_for_each_other_and_nobody_else_waits_for_them() {
+    let collector = Collector::start();
+    collector.store.put("a", "/a", T * 1000, 1.0);
+    collector.store.put("held", "/a", T * 1000, 1.0);
+    let query = format!("/prometheus/api/v1/query?query=devmon_a&time={T}");
+    std::thread::scope(|scope| {
+        let held = collector.store.2.lock().unwrap();
+        let asked: Vec<_> = (0..24)
+            .map(|_| scope.spawn(|| collector.get(&query)))
+            .collect();
+        let start = Instant::now();
+        let turned_away = loop {
+            let metrics = collector.get("/metrics");
+            let line = metrics.text().lines().find_map(|line| {
+                line.strip_prefix("devmon_collector_promql_turned_away_total ")
+                    .map(str::to_owned)
+            });
+            // Others are answered meanwhile.
+            assert_eq!(collector.get("/api/v1/devices/a/latest").status, 200);
+            let line = line.unwrap();
+            if line == "20" {
+                break start.elapsed();
+            }
+            assert!(start.elapsed() < Duration::from_secs(60), "{line}");
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        assert!(turned_away > Duration::from_secs(5), "they wait first");
+        assert_eq!(collector.store.1.load(SeqCst), 4, "at work");
+        drop(held);
+        let mut by_status: BTreeMap<u16, u32> = BTreeMap::new();
+        for one in asked {
+            let answer = one.join().unwrap();
+            *by_status.entry(answer.status).or_default() += 1;
+            if answer.status == 503 {
+                assert!(answer.header("retry-after").is_some());
+                assert!(answer.json()["type"].as_str().unwrap().ends_with("/busy"));
+            }
+        }
+        assert_eq!(by_status, BTreeMap::from([(200, 4), (503, 20)]));
+    });
+    assert_eq!(collector.get(&query).status, 200);
 }
 
 #[test]

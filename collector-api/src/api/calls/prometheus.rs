@@ -145,7 +145,7 @@ pub(super) static ROUTES: &[Route] = &[
         access: Access::Token,
         calls: &both(
             Operation {
-                handler: Handler::Large(query::instant),
+                handler: Handler::Query(query::instant),
                 id: "query",
                 summary: "A PromQL query at one time.",
                 params: &[
@@ -178,7 +178,7 @@ pub(super) static ROUTES: &[Route] = &[
         access: Access::Token,
         calls: &both(
             Operation {
-                handler: Handler::Large(query::range),
+                handler: Handler::Query(query::range),
                 id: "queryRange",
                 summary: "A PromQL query over a range of time.",
                 params: &[
@@ -212,7 +212,7 @@ pub(super) static ROUTES: &[Route] = &[
         access: Access::Token,
         calls: &both(
             Operation {
-                handler: Handler::Store(query::series),
+                handler: Handler::Query(query::series),
                 id: "listSeries",
                 summary: "The label sets of the series that fit a selector.",
                 params: &[MATCH.needed(), START, END],
@@ -234,7 +234,7 @@ pub(super) static ROUTES: &[Route] = &[
         access: Access::Token,
         calls: &both(
             Operation {
-                handler: Handler::Store(query::labels),
+                handler: Handler::Query(query::labels),
                 id: "listLabels",
                 summary: "The names of labels.",
                 params: &[MATCH, START, END],
@@ -254,7 +254,7 @@ pub(super) static ROUTES: &[Route] = &[
         path: "/prometheus/api/v1/label/{name}/values",
         access: Access::Token,
         calls: &[Operation {
-            handler: Handler::Store(query::label_values),
+            handler: Handler::Query(query::label_values),
             id: "listLabelValues",
             summary: "The values of a label.",
             params: &[
@@ -278,7 +278,7 @@ pub(super) static ROUTES: &[Route] = &[
         path: "/prometheus/api/v1/metadata",
         access: Access::Token,
         calls: &[Operation {
-            handler: Handler::Store(query::metadata),
+            handler: Handler::Query(query::metadata),
             id: "listMetadata",
             summary: "Type, help and unit of the metrics, by name.",
             params: &[

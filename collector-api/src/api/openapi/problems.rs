@@ -54,7 +54,9 @@ pub(super) fn when(kind: Kind) -> &'static str {
         }
         Kind::TooManyConnections => "One address has all connections that it may have.",
         Kind::HeadersTooLarge => "Names and values of the headers have more than 16 KiB.",
-        Kind::Busy => "All connections are taken, or all memory for long answers is.",
+        Kind::Busy => {
+            "All connections are taken, or all memory for long answers is, or so many queries are at work as may be."
+        }
         Kind::NotReady => {
             "The store is being opened (detail says how far it is), messages are not taken in, or there are as many clients of events as there may be."
         }
@@ -92,7 +94,7 @@ pub(super) fn of(route: &Route, call: &Operation) -> Vec<Kind> {
         kinds.push(Kind::NotAcceptable);
     }
     match call.handler {
-        Handler::Store(_) | Handler::Large(_) | Handler::Probe(_) => {
+        Handler::Store(_) | Handler::Large(_) | Handler::Query(_) | Handler::Probe(_) => {
             kinds.extend([Kind::NotReady, Kind::Internal])
         }
         Handler::Stream(_) => kinds.push(Kind::NotReady),

@@ -156,6 +156,11 @@ pub(super) fn expose(api: &Api, format: Format) -> String {
             count,
         );
     }
+    own.counter(
+        "promql_turned_away_total",
+        "Queries of PromQL that were not answered because as many as may be were at work.",
+        api.requests.turned_away(),
+    );
     own.durations(api);
     own.0.finish()
 }

@@ -247,7 +247,7 @@ fn too_many() -> Error {
     ))
 }
 
-pub(in crate::api) fn series(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
+pub(in crate::api) fn series(api: &Api, call: &Call, _: &Segment) -> Result<Long, Problem> {
     let ask = || {
         let asked = Asked::of(call)?;
         if asked.selectors()?.is_empty() {
@@ -264,10 +264,10 @@ pub(in crate::api) fn series(api: &Api, call: &Call, _: &Segment) -> Result<Resp
         })?;
         Ok((Json::from(found), Vec::new()))
     };
-    answer(ask())
+    answer(ask()).map(Reply::into_response)
 }
 
-pub(in crate::api) fn labels(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
+pub(in crate::api) fn labels(api: &Api, call: &Call, _: &Segment) -> Result<Long, Problem> {
     let ask = || {
         let mut found = BTreeSet::new();
         look(api, &Asked::of(call)?, &mut |labels| {
@@ -278,14 +278,14 @@ pub(in crate::api) fn labels(api: &Api, call: &Call, _: &Segment) -> Result<Resp
         })?;
         Ok((json!(found), Vec::new()))
     };
-    answer(ask())
+    answer(ask()).map(Reply::into_response)
 }
 
 pub(in crate::api) fn label_values(
     api: &Api,
     call: &Call,
     name: &Segment,
-) -> Result<Response, Problem> {
+) -> Result<Long, Problem> {
     let ask = || {
         let name = name.file_name().unwrap_or_default();
         let mut found = BTreeSet::new();
@@ -299,10 +299,10 @@ pub(in crate::api) fn label_values(
         })?;
         Ok((json!(found), Vec::new()))
     };
-    answer(ask())
+    answer(ask()).map(Reply::into_response)
 }
 
-pub(in crate::api) fn metadata(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
+pub(in crate::api) fn metadata(api: &Api, call: &Call, _: &Segment) -> Result<Long, Problem> {
     let ask = || {
         let asked = Asked::of(call)?;
         let wanted = asked.get("metric");
@@ -337,7 +337,7 @@ pub(in crate::api) fn metadata(api: &Api, call: &Call, _: &Segment) -> Result<Re
         )?;
         Ok((json!(found), Vec::new()))
     };
-    answer(ask())
+    answer(ask()).map(Reply::into_response)
 }
 
 pub(in crate::api) fn build_info(_: &Api, _: &Call, _: &Segment) -> Result<Response, Problem> {

@@ -15,6 +15,7 @@ pub struct Requests {
     /// One more than bounds: what took longer than all.
     by_bound: [AtomicU64; 9],
     micros: AtomicU64,
+    turned_away: AtomicU64,
 }
 
 impl Requests {
@@ -26,6 +27,16 @@ impl Requests {
         self.by_bound[bound.unwrap_or(BOUNDS_S.len())].fetch_add(1, Relaxed);
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.micros.fetch_add(micros, Relaxed);
+    }
+
+    /// Counts a query of PromQL that found all others at work.
+    pub(in crate::api) fn turn_away(&self) {
+        self.turned_away.fetch_add(1, Relaxed);
+    }
+
+    /// Such queries.
+    pub(super) fn turned_away(&self) -> u64 {
+        self.turned_away.load(Relaxed)
     }
 
     /// Answers by class of status, in the order of [`CLASSES`].
