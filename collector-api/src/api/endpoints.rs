@@ -15,6 +15,7 @@ use warp::hyper::body::Bytes;
 use super::Api;
 use super::accept::Media;
 use super::csv::{self, Row};
+use super::events::Begun;
 use super::page::{self, Cursor};
 use super::params::{Params, Segment, bad_cursor};
 use super::patience::Line;
@@ -104,7 +105,10 @@ pub(super) enum Handler {
 }
 
 pub(super) fn devices(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
-    let params = call.params(&["limit", "cursor", "device", "q", "status", "label", "sort"])?;
+    let params = call.params(&[
+        "limit", "cursor", "device", "q", "status", "label", "sort", "follow",
+    ])?;
+    let begun = Begun::by(api, &params)?;
     let sort = params.sort(&devices::SortBy::ALL, devices::SortBy::as_str)?;
     let list = sorted_list('d', sort, devices::SortBy::as_str);
     let by_id = sort.by == devices::SortBy::Id;
@@ -125,7 +129,8 @@ pub(super) fn devices(api: &Api, call: &Call, _: &Segment) -> Result<Response, P
         None => sorted_behind(list, place),
     });
     let items: Vec<_> = page.items.iter().map(|(_, v)| v.into()).collect();
-    call.page_or_table::<reply::Device<'_>>(&params, items, next)
+    let answer = call.page_or_table::<reply::Device<'_>>(&params, items, next)?;
+    Ok(begun.on(answer))
 }
 
 /// What a sorted list is called in cursors.
@@ -219,7 +224,7 @@ pub(super) fn metrics(api: &Api, call: &Call, device: &Segment) -> Result<Respon
 }
 
 pub(super) fn latest(api: &Api, call: &Call, device: &Segment) -> Result<Response, Problem> {
-    let params = call.params(&["prefix", "format"])?;
+    let params = call.params(&["prefix", "format", "follow"])?;
     let device = device.device()?;
     let as_tree = params.one_of(
         "format",
@@ -230,6 +235,7 @@ pub(super) fn latest(api: &Api, call: &Call, device: &Segment) -> Result<Respons
         Some(true) => Media::Json,
         _ => Media::of(&call.headers)?,
     };
+    let begun = Begun::by(api, &params)?;
     let (series, described) = metrics::latest(
         &*api.store,
         &api.descriptors,
@@ -238,23 +244,26 @@ pub(super) fn latest(api: &Api, call: &Call, device: &Segment) -> Result<Respons
     )?;
     if as_tree == Some(true) {
         let tree = metrics::tree(&series);
-        return Ok(reply::json(&reply::LatestTree::new(device.as_str(), &tree)));
+        let tree = reply::LatestTree::new(device.as_str(), &tree);
+        return Ok(begun.on(reply::json(&tree)));
     }
     let items: Vec<_> = series
         .iter()
         .map(|r| reply::Latest::new(r, &described))
         .collect();
     if media == Media::Csv {
-        return Ok(csv::list(&items));
+        return Ok(begun.on(csv::list(&items)));
     }
-    Ok(reply::with_vary(reply::json(&reply::LatestFlat {
+    Ok(begun.on(reply::with_vary(reply::json(&reply::LatestFlat {
         device: device.as_str(),
         items,
-    })))
+    }))))
 }
 
 pub(super) fn fleet_latest(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
-    let params = call.params(&["path", "device", "q", "status", "label", "limit", "cursor"])?;
+    let params = call.params(&[
+        "path", "device", "q", "status", "label", "limit", "cursor", "follow",
+    ])?;
     let patterns = params.patterns()?;
     let cursor = params.cursor()?;
     let after = match &cursor {
@@ -262,6 +271,7 @@ pub(super) fn fleet_latest(api: &Api, call: &Call, _: &Segment) -> Result<Respon
         Some(Cursor::Fleet { device, path }) => Some((device.as_str(), path.as_str())),
         Some(_) => return Err(bad_cursor()),
     };
+    let begun = Begun::by(api, &params)?;
     let page = fleet::latest(
         &*api.store,
         &api.descriptors,
@@ -276,7 +286,7 @@ pub(super) fn fleet_latest(api: &Api, call: &Call, _: &Segment) -> Result<Respon
         path: item.series.path.to_string(),
     });
     let items: Vec<_> = page.items.iter().map(reply::FleetItem::from).collect();
-    call.page_or_table(&params, items, next)
+    Ok(begun.on(call.page_or_table(&params, items, next)?))
 }
 
 pub(super) fn status(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {

@@ -7,6 +7,7 @@ use warp::reply::Response;
 
 use super::accept::Media;
 use super::endpoints::Call;
+use super::events::Begun;
 use super::page::Cursor;
 use super::params::{MAX_PATHS, Params, Segment};
 use super::problem::{Kind as Error, Problem};
@@ -18,11 +19,12 @@ use crate::query::{fleet, fleet_series, range};
 
 pub(super) fn of_device(api: &Api, call: &Call, device: &Segment) -> Result<Response, Problem> {
     let params = call.params(&[
-        "path", "from", "to", "step", "points", "agg", "limit", "cursor",
+        "path", "from", "to", "step", "points", "agg", "limit", "cursor", "follow",
     ])?;
     let now = TimestampMs::now();
     let media = Media::of(&call.headers)?;
     let mut query = params.series(&device.device()?, now)?;
+    let begun = Begun::by(api, &params)?;
     query.paths = fleet::expand(&*api.store, &query.device, query.paths, MAX_PATHS)?;
     let answer = range::series(&*api.store, &query)?;
     let about = api
@@ -72,17 +74,19 @@ pub(super) fn of_device(api: &Api, call: &Call, device: &Segment) -> Result<Resp
             large::answer(&api.room, csv::CONTENT_TYPE, sheet)
         }
     };
-    Ok(finish(written?, call, &params, cursor, query.to, now))
+    let closed = params.is_closed(query.to, now);
+    Ok(finish(written?, call, &params, cursor, closed, begun))
 }
 
 pub(super) fn of_fleet(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
     let params = call.params(&[
         "path", "device", "q", "status", "label", "from", "to", "step", "points", "agg", "limit",
-        "cursor",
+        "cursor", "follow",
     ])?;
     let now = TimestampMs::now();
     let media = Media::of(&call.headers)?;
     let query = params.fleet_series(now)?;
+    let begun = Begun::by(api, &params)?;
     let mut answer = fleet_series::series(&*api.store, &api.descriptors, &query, now)?;
     let (from, to, step_ms) = (query.from, query.to, answer.step_ms);
     let cursor = answer.next.map(|(device, path)| {
@@ -125,7 +129,8 @@ pub(super) fn of_fleet(api: &Api, call: &Call, _: &Segment) -> Result<Response, 
             large::answer(&api.room, csv::CONTENT_TYPE, sheet)
         }
     };
-    Ok(finish(written?, call, &params, cursor, to, now))
+    let closed = params.is_closed(to, now);
+    Ok(finish(written?, call, &params, cursor, closed, begun))
 }
 
 fn json(api: &Api, sheet: serde_json::Result<Json>) -> Result<Response, Problem> {
@@ -143,13 +148,13 @@ fn finish(
     call: &Call,
     params: &Params,
     cursor: Option<String>,
-    to: TimestampMs,
-    now: TimestampMs,
+    closed: bool,
+    begun: Begun,
 ) -> Response {
     let link = call.link(params, cursor.as_deref());
     let mut response = reply::with_link(reply::with_vary(response), link);
-    if params.is_closed(to, now) {
+    if closed && !begun.is_somewhere() {
         reply::keep_closed(&mut response);
     }
-    response
+    begun.on(response)
 }

@@ -22,7 +22,9 @@ pub mod paths;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{
+    Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -46,6 +48,8 @@ pub const LINGER: Duration = Duration::from_secs(120);
 const WAKE_EVERY: Duration = Duration::from_millis(50);
 /// How often it is looked for devices that have fallen silent.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long it is waited until the thread of events knows the devices: it reads them from memory.
+const KNOWN_WITHIN: Duration = Duration::from_secs(1);
 
 /// Where the log ends, for those who wait for more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +90,10 @@ struct Shared {
     forgotten: Mutex<Vec<Box<str>>>,
     /// What followers ask for.
     paths: paths::Shared,
+    /// Whether the devices are known that changes are told of; with those who wait for that.
+    known: (Mutex<bool>, Condvar),
+    /// Followers that have come.
+    came: AtomicU64,
     ended: AtomicBool,
     counters: Counters,
 }
@@ -136,6 +144,8 @@ impl Events {
             feed,
             forgotten: Mutex::default(),
             paths: paths::Shared::default(),
+            known: (Mutex::new(true), Condvar::new()),
+            came: AtomicU64::new(0),
             ended: AtomicBool::new(false),
             counters: Counters::default(),
         }))
@@ -148,6 +158,7 @@ impl Events {
     #[must_use]
     pub fn start(feed: Arc<Feed>, store: Arc<dyn Store>, most: u64) -> (Self, EventsGuard) {
         let events = Self::new(feed, most);
+        events.set_known(false);
         let thread = std::thread::Builder::new().name("events".into());
         let running = events.clone();
         let thread = thread.spawn(move || running.run(&*store));
@@ -179,6 +190,7 @@ impl Events {
         if clients >= shared.most {
             return Err(TooMany(shared.most)); // dropping the follower takes it off the count
         }
+        shared.came.fetch_add(1, Relaxed);
         if !log.is_open() {
             log.open();
             shared.feed.want(true);
@@ -186,6 +198,26 @@ impl Events {
         }
         drop(log);
         Ok(follower.after(last, shared.boot))
+    }
+
+    /// Where a stream may begin that goes on from an answer: whatever is committed, or changes, after this returns has a higher number. From now on events are made, for
+    /// [`LINGER`] at least. Blocks a moment.
+    ///
+    /// # Errors
+    /// [`TooMany`].
+    pub fn begin(&self) -> Result<EventId, TooMany> {
+        let place = self.follow(None)?.place();
+        let (known, changed) = &self.0.known;
+        let known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        // If it takes longer, a change of status may be missed, samples may not.
+        let _waited = changed.wait_timeout_while(known, KNOWN_WITHIN, |known| !*known);
+        Ok(place)
+    }
+
+    fn set_known(&self, is_known: bool) {
+        let (known, changed) = &self.0.known;
+        *known.lock().unwrap_or_else(PoisonError::into_inner) = is_known;
+        changed.notify_all();
     }
 
     /// The same filter, with what the others know already who ask for the same paths.
@@ -234,6 +266,7 @@ impl Events {
         let mut looked = Instant::now();
         let mut woke = Instant::now();
         let mut announced = self.read().next();
+        let mut came = 0;
         while !shared.ended.load(Relaxed) {
             let next = self.read().next();
             let deadline = match &fleet {
@@ -249,7 +282,9 @@ impl Events {
             // Before what has come is looked at: the first of it must not be new to us only.
             let known = fleet.get_or_insert_with(|| {
                 alone_since = Instant::now();
-                Fleet::of(store, now)
+                let fleet = Fleet::of(store, now);
+                self.set_known(true);
+                fleet
             });
             let mut made = Vec::new();
             match news {
@@ -280,7 +315,8 @@ impl Events {
                 announced = next;
                 shared.head.send_modify(|head| head.next = next);
             }
-            if shared.counters.clients.load(Relaxed) > 0 {
+            let before = std::mem::replace(&mut came, shared.came.load(Relaxed));
+            if shared.counters.clients.load(Relaxed) > 0 || came != before {
                 alone_since = Instant::now();
             } else if alone_since.elapsed() >= LINGER && self.rest() {
                 fleet = None;
@@ -295,6 +331,7 @@ impl Events {
             return false;
         }
         log.close();
+        self.set_known(false);
         self.0.feed.want(false);
         true
     }

@@ -58,6 +58,17 @@ impl Client {
         }
     }
 
+    /// The head of an answer to another call.
+    pub(crate) fn head_of(addr: SocketAddr, url: &str) -> String {
+        let mut stream = TcpStream::connect(addr).unwrap();
+        let call = format!("GET {url} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        stream.write_all(call.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, _) = answer.split_once("\r\n\r\n").unwrap();
+        head.to_owned()
+    }
+
     /// The next event; `None`: the stream has ended.
     pub(crate) fn next(&mut self) -> Option<Event> {
         loop {

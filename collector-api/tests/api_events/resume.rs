@@ -131,3 +131,70 @@ fn who_was_away_too_long_is_told_so_and_gets_the_newest_of_each_thing() {
     assert_eq!(times, [2, 89], "of each device the newest");
     assert_eq!(gap.data["to"].as_str(), newest[1].id.as_deref());
 }
+
+/// The id that an answer says, if it does.
+fn event_id(collector: &Collector, url: &str) -> Option<String> {
+    let head = Client::head_of(collector.addr, url);
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let mut lines = head.lines();
+    let id = lines.find_map(|line| line.strip_prefix("event-id: "));
+    id.map(str::to_owned)
+}
+
+#[test]
+fn a_stream_goes_on_from_an_answer_and_nothing_between_the_two_is_missed() {
+    let collector = Collector::start();
+    collector.sample("d", "cpu", 1, r#"{"a":1}"#);
+    let range = "from=1795449000000&to=1795450000000"; // of a time that is over, which else is kept
+    for (n, url) in [
+        "/api/v1/devices?follow=true".to_owned(),
+        "/api/v1/latest?path=/cpu/a&follow=true".to_owned(),
+        "/api/v1/devices/d/latest?follow=true".to_owned(),
+        "/api/v1/devices/d/latest?follow=true&format=tree".to_owned(),
+        format!("/api/v1/devices/d/series?path=/cpu/a&{range}&follow=true"),
+        format!("/api/v1/series?path=/cpu/a&{range}&step=1h&follow=true"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        // Nobody follows now, so that without this call no event would be made.
+        assert_eq!(collector.events.counters().clients.load(Relaxed), 0);
+        let id = event_id(&collector, &url);
+        let id = id.unwrap_or_else(|| panic!("no id for {url}"));
+        let ms = 2 + 2 * i64::try_from(n).unwrap();
+        collector.sample("d", "cpu", ms, r#"{"a":2}"#);
+        collector.publish("d", "status", r#"{"status":"offline"}"#);
+        let mut client = Client::connect(collector.addr, "device=d", Some(&id));
+        let sample = client.next().unwrap();
+        assert_eq!(
+            (&*sample.kind, &sample.data["ts"]),
+            ("samples", &(T + ms).into()),
+            "{url}"
+        );
+        let status = client.next().unwrap();
+        assert_eq!(
+            (&*status.kind, &status.data["status"]),
+            ("status", &"offline".into()),
+            "{url}"
+        );
+        collector.publish("d", "status", r#"{"status":"online"}"#);
+        assert_eq!(client.next().unwrap().data["status"], "online");
+        drop(client);
+        wait_for("no client", || {
+            collector.events.counters().clients.load(Relaxed) == 0
+        });
+    }
+}
+
+#[test]
+fn an_answer_that_nobody_goes_on_from_says_no_id_and_makes_no_events() {
+    let collector = Collector::start();
+    for url in ["/api/v1/devices", "/api/v1/devices?follow=false"] {
+        assert_eq!(event_id(&collector, url), None, "{url}");
+    }
+    collector.sample("d", "cpu", 1, r#"{"a":1}"#);
+    let follower = collector.events.follow(None).unwrap();
+    assert_eq!(follower.end(), 1, "no event has been made");
+    let head = Client::head_of(collector.addr, "/api/v1/devices?follow=perhaps");
+    assert!(head.starts_with("HTTP/1.1 400"), "{head}");
+}

@@ -253,6 +253,8 @@ const OK: Answer = Answer {
 pub(super) enum Header {
     ContentDisposition,
     ETag,
+    /// Only with `follow=true`.
+    EventId,
     /// Only if there is another page.
     Link,
     Vary,

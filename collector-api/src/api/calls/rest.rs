@@ -122,11 +122,12 @@ pub(super) static ROUTES: &[Route] = &[
                 STATUS,
                 WITH_LABEL,
                 Param::new("sort", Shape::Sort(|| devices::SortBy::ALL.map(devices::SortBy::as_str).to_vec()), ORDER),
+                FOLLOW,
             ],
             answers: &[Answer {
                 about: "A page of devices.",
                 forms: &[json(|g| g.subschema_for::<reply::List<reply::Device<'static>>>()), CSV],
-                headers: &[Header::ETag, Header::Link],
+                headers: &[Header::ETag, Header::EventId, Header::Link],
                 example: r#"{"items":[{"id":"edge_device_01","status":"online","first_seen":1795450000000,"last_seen":1795450060000,"sources":4,"metrics":57,"problems":1,"labels":{"site":"berlin"}}],"next_cursor":null}"#,
                 ..OK
             }],
@@ -241,6 +242,7 @@ pub(super) static ROUTES: &[Route] = &[
                     Shape::Word(|| vec!["flat", "tree"]),
                     "flat (default): one entry a value, with its time; tree: the values alone, by name.",
                 ),
+                FOLLOW,
             ],
             answers: &[Answer {
                 about: "The values: flat, or as a tree.",
@@ -249,7 +251,7 @@ pub(super) static ROUTES: &[Route] = &[
                     let tree = g.subschema_for::<reply::LatestTree<'static>>();
                     schemars::json_schema!({"oneOf": [flat, tree]})
                 }), CSV],
-                headers: &[Header::ETag],
+                headers: &[Header::ETag, Header::EventId],
                 example: r#"{"device":"edge_device_01","items":[{"path":"/cpu/utilization","value":0.125,"ts":1795450060000,"unit":"1","kind":"gauge"}]}"#,
                 ..OK
             }],
@@ -281,11 +283,12 @@ pub(super) static ROUTES: &[Route] = &[
                     "Most rows of a page.",
                 ),
                 NEXT,
+                FOLLOW,
             ],
             answers: &[Answer {
                 about: "A page of rows: times t, and a column v for each path and aggregate.",
                 forms: &[json(|g| g.subschema_for::<reply::Series<'static>>()), CSV],
-                headers: &[Header::ETag, Header::Link],
+                headers: &[Header::ETag, Header::EventId, Header::Link],
                 example: r#"{"device":"edge_device_01","from":1795450000000,"to":1795453600000,"step_ms":null,"tier":"raw","t":[1795450000000,1795450001000],"series":[{"path":"/cpu/utilization","unit":"1","kind":"gauge","agg":null,"v":[0.125,null]}],"next_cursor":null}"#,
                 ..OK
             }],
@@ -310,11 +313,12 @@ pub(super) static ROUTES: &[Route] = &[
                 WITH_LABEL,
                 LIMIT,
                 NEXT,
+                FOLLOW,
             ],
             answers: &[Answer {
                 about: "A page of values.",
                 forms: &[json(|g| g.subschema_for::<reply::List<reply::FleetItem<'static>>>()), CSV],
-                headers: &[Header::ETag, Header::Link],
+                headers: &[Header::ETag, Header::EventId, Header::Link],
                 example: r#"{"items":[{"device":"edge_device_01","status":"online","path":"/cpu/utilization","value":0.125,"ts":1795450060000,"unit":"1","kind":"gauge"}],"next_cursor":null}"#,
                 ..OK
             }],
@@ -345,11 +349,12 @@ pub(super) static ROUTES: &[Route] = &[
                 AGG,
                 Param::new("limit", Shape::Whole(1, LIST_LIMIT.1 as u64, Some(LIST_LIMIT.0 as u64)), "Most series of a page."),
                 NEXT,
+                FOLLOW,
             ],
             answers: &[Answer {
                 about: "A page of series: times t, and a column v for each device, path and aggregate. As CSV a row for each device, path and time: device, path, t, a cell for each aggregate.",
                 forms: &[json(|g| g.subschema_for::<reply::FleetSeries<'static>>()), CSV],
-                headers: &[Header::ETag, Header::Link],
+                headers: &[Header::ETag, Header::EventId, Header::Link],
                 example: r#"{"from":1795450000000,"to":1795450120000,"step_ms":60000,"tier":"raw","t":[1795449960000,1795450020000,1795450080000],"series":[{"device":"edge_device_01","path":"/cpu/utilization","unit":"1","kind":"gauge","agg":"avg","v":[0.125,null,0.25]}],"next_cursor":null}"#,
                 ..OK
             }],
@@ -466,5 +471,11 @@ pub(super) static ROUTES: &[Route] = &[
 ];
 
 /// A label's name, or name and value.
+/// On what a stream may go on from.
+const FOLLOW: Param = Param::new(
+    "follow",
+    Shape::Word(|| vec!["true", "false"]),
+    "true: the header Event-Id says where a stream of events goes on from this answer (as Last-Event-ID), so that nothing between the two is missed. Default: false.",
+);
 const LABEL: Shape = Shape::Form("^[a-z][a-z0-9_]{0,62}(:[^\\u0000]{0,256})?$");
 const EVENT_ID: Shape = Shape::Form("^[0-9A-Fa-f]{16}-[0-9]{1,19}$");

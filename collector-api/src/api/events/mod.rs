@@ -75,6 +75,41 @@ pub(super) fn stream(
     Ok(with_headers(warp::reply::stream(body)))
 }
 
+/// The header that says where a stream begins that goes on from an answer.
+const EVENT_ID: HeaderName = HeaderName::from_static("event-id");
+
+/// Where a stream may go on from an answer; to be had before the store is asked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Begun(Option<EventId>);
+
+impl Begun {
+    /// With `follow=true`; else it is nowhere.
+    pub(super) fn by(api: &Api, params: &Params) -> Result<Self, Problem> {
+        let as_str = |follow| if follow { "true" } else { "false" };
+        if params.one_of("follow", &[true, false], as_str)? != Some(true) {
+            return Ok(Self(None));
+        }
+        let begun = api.events.begin();
+        let begun = begun.map_err(|e| Problem::new(Error::NotReady, e.to_string()))?;
+        Ok(Self(Some(begun)))
+    }
+
+    /// Whether the answer is about now, and nothing to keep.
+    pub(super) fn is_somewhere(self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Says it in the answer.
+    pub(super) fn on<B>(self, mut answer: warp::http::Response<B>) -> warp::http::Response<B> {
+        if let Some(id) = self.0
+            && let Ok(id) = HeaderValue::try_from(id.to_string())
+        {
+            answer.headers_mut().insert(EVENT_ID, id);
+        }
+        answer
+    }
+}
+
 fn with_headers(reply: impl Reply) -> warp::reply::Response {
     let mut response = reply.into_response();
     let headers = response.headers_mut();

@@ -19,7 +19,7 @@ const METHODS: &str = "GET, HEAD, POST, PATCH, DELETE";
 const HEADERS: &str =
     "Authorization, Content-Type, If-None-Match, Last-Event-ID, X-Request-Id, Cache-Control";
 /// What a page may read beyond what it may of any answer.
-const EXPOSED: &str = "Allow, Content-Encoding, ETag, Link, Retry-After, X-Request-Id";
+const EXPOSED: &str = "Allow, Content-Encoding, ETag, Event-Id, Link, Retry-After, X-Request-Id";
 /// How long a browser need not ask again, in seconds; after a change of the configuration, old pages work this long.
 const MAX_AGE_S: &str = "600";
 

@@ -272,6 +272,7 @@ fn header(header: &Header) -> &'static str {
     match header {
         Header::ContentDisposition => "Content-Disposition",
         Header::ETag => "ETag",
+        Header::EventId => "Event-Id",
         Header::Link => "Link",
         Header::Vary => "Vary",
     }
@@ -282,12 +283,16 @@ fn headers() -> Json {
         |about: &str| json!({"description": about, "required": true, "schema": {"type": "string"}});
     let mut link = always("Where the next page is, if there is one (RFC 8288).");
     link["required"] = false.into();
+    let mut event_id =
+        always("With follow=true: the id from which a stream of events goes on from this answer.");
+    event_id["required"] = false.into();
     json!({
         "X-Request-Id": {
             "description": "The call's id, as it stands in the log.", "required": true,
             "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"}
         },
         "ETag": always("Names this answer, for If-None-Match."),
+        "Event-Id": event_id,
         "Link": link,
         "Vary": always("Of which headers of the call the answer depends."),
         "Allow": always("The methods that there are."),
