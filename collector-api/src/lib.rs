@@ -18,6 +18,7 @@ pub mod certs;
 pub mod cli;
 pub mod commands;
 pub mod config;
+mod courtesy;
 pub mod events;
 pub mod forward;
 pub mod home_assistant;

@@ -3,6 +3,8 @@
 //! Up: sockets first (a port that is taken should not cost a replay of the journal), then the API, which says how far the store is, then the store, then intake. Down, on SIGTERM or SIGINT: intake
 //! stops taking messages and commits what it has, forwarding writes down how far it is, the API finishes what it is answering, the store is closed. A second signal ends the process
 //! at once; what was acknowledged is on disk at any time. A signal while the store opens ends the process as well: opening may be broken off anywhere.
+//!
+//! The API has threads of its own. All others are [courteous](courtesy): a person waits for an answer, a message waits for an fsync anyway.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -11,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use devmon_core::wire::TimestampMs;
+use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -19,6 +22,7 @@ use crate::api::server::Server;
 use crate::api::{Api, Front};
 use crate::commands;
 use crate::config::{Listen, Settings};
+use crate::courtesy;
 use crate::events::Events;
 use crate::forward;
 use crate::home_assistant;
@@ -34,16 +38,25 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// # Errors
 /// A port that is taken, a store that can not be opened, a part that failed.
 pub fn run(settings: Settings) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("the async runtime did not start")?;
-    let ended = runtime.block_on(serve(settings));
-    match ended {
-        Ok(Ended::Opening) => runtime.shutdown_background(),
-        _ => runtime.shutdown_timeout(DEADLINE),
+    let api = runtime("api", || ())?;
+    let rest = runtime("rest", courtesy::of_this_thread)?;
+    let ended = rest.block_on(serve(settings, api.handle()));
+    for runtime in [api, rest] {
+        match ended {
+            Ok(Ended::Opening) => runtime.shutdown_background(),
+            _ => runtime.shutdown_timeout(DEADLINE),
+        }
     }
     ended.map(drop)
+}
+
+fn runtime(name: &str, on_start: fn()) -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .thread_name(name)
+        .on_thread_start(on_start)
+        .enable_all()
+        .build()
+        .context("the async runtime did not start")
 }
 
 /// What a signal found.
@@ -54,14 +67,15 @@ enum Ended {
     Running,
 }
 
-async fn serve(settings: Settings) -> anyhow::Result<Ended> {
+async fn serve(settings: Settings, api_threads: &Handle) -> anyhow::Result<Ended> {
     let started = TimestampMs::now();
     let mut stop = Signals::new()?; // before anything is open, so that no signal finds the default handler
     let mode = settings.mode();
     // Those who follow events keep their connections; the rest is for calls.
     let most_clients = settings.http_max_connections - settings.http_max_connections / 4;
-    let server = Server::bind(settings.http, settings.http_max_connections)
-        .await
+    let bound = api_threads.spawn(Server::bind(settings.http, settings.http_max_connections));
+    let server = bound
+        .await?
         .map_err(|e| bind_error(&e, settings.http, "the API", "--http"))?
         .with_connections_per_address(settings.http_max_connections_per_address)
         .with_idle_timeout(settings.http_idle_timeout)
@@ -100,7 +114,7 @@ async fn serve(settings: Settings) -> anyhow::Result<Ended> {
     let how_far = Arc::new(HowFar::default());
     let asked = how_far.clone();
     let front = Arc::new(Front::new(settings.token, move || asked.to_string()));
-    let mut http = tokio::spawn(server.run(front.clone(), http_stops));
+    let mut http = api_threads.spawn(server.run(front.clone(), http_stops));
     tracing::info!(data_dir = %settings.data_dir.display(), http = %http_addr, "opening the store");
     let (dir, options) = (settings.data_dir.clone(), settings.store);
     // Before the store is open: its first seal has to know what is needed still.

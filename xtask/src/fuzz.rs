@@ -104,12 +104,13 @@ impl Fuzz {
 
 fn build(name: &str, fuzz: &Path) -> anyhow::Result<()> {
     heading(&format!("Building the fuzz targets of {name}"));
-    let status = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()))
+    let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
+    cargo
         .args(["build", "--release", "--target", TRIPLE])
         .args(["--target-dir", "target"])
         .env("RUSTFLAGS", COVERAGE_FLAGS)
-        .current_dir(fuzz)
-        .status()?;
+        .current_dir(fuzz);
+    let status = prepare::as_from_a_shell(&mut cargo).status()?;
     if !status.success() {
         bail!("the fuzz targets do not build");
     }

@@ -18,15 +18,27 @@ pub fn heading(text: &str) {
 /// Runs a command in `dir` with its output shown; fails if it fails.
 pub fn run(dir: &Path, program: &str, args: &[&str]) -> anyhow::Result<()> {
     println!("$ {program} {}", args.join(" "));
-    let status = Command::new(program)
-        .args(args)
-        .current_dir(dir)
+    let mut command = Command::new(program);
+    command.args(args).current_dir(dir);
+    let status = as_from_a_shell(&mut command)
         .status()
         .with_context(|| format!("cannot start {program}; is it installed?"))?;
     if !status.success() {
         bail!("`{program} {}` failed ({status})", args.join(" "));
     }
     Ok(())
+}
+
+/// Without what cargo told us about our own package: build scripts (ring's) watch such variables, so that each change between `cargo …` and `cargo xtask …` would build
+/// them anew, and all that stands on them.
+pub fn as_from_a_shell(command: &mut Command) -> &mut Command {
+    for (name, _) in std::env::vars_os() {
+        let known = name.to_str().unwrap_or_default();
+        if known.starts_with("CARGO_PKG_") || known.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
+    command
 }
 
 /// Runs cargo with the toolchain that runs us.

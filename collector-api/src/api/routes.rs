@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use warp::filters::BoxedFilter;
@@ -118,17 +118,11 @@ fn call() -> impl Filter<Extract = (Call,), Error = Infallible> + Clone {
 
 async fn answer(desk: Arc<Desk>, call: Call, body: impl Sent) -> Response {
     let path = call.path.clone();
-    let began = Instant::now();
     // For HEAD, hyper sends the headers of this answer, its length included, and leaves the body out.
-    let response = match work(&desk, call, body).await {
+    match work(&desk, call, body).await {
         Ok(response) => response,
         Err(problem) => problem.response(&path).into_response(),
-    };
-    if let Ok(api) = desk.front.api() {
-        let took = began.elapsed();
-        api.requests.count(response.status().as_u16(), took);
     }
-    response
 }
 
 async fn work(desk: &Desk, mut call: Call, body: impl Sent) -> Result<Response, Problem> {

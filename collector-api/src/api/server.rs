@@ -116,7 +116,7 @@ impl Server {
                 front.clone(),
                 self.origins.clone(),
             ))),
-            exchange: Exchange::new(self.origins),
+            exchange: Exchange::new(front.clone(), self.origins),
             patience: self.patience,
             places: Places::new(self.connections, self.connections_per_address),
         });

@@ -36,6 +36,7 @@ pub use filter::{DevicePattern, Filter, Kinds};
 pub use log::Batch;
 pub use paths::PathPattern;
 
+use crate::courtesy;
 use crate::intake::feed::{Feed, News};
 use crate::store::engine::Store;
 use fleet::Fleet;
@@ -161,7 +162,10 @@ impl Events {
         events.set_known(false);
         let thread = std::thread::Builder::new().name("events".into());
         let running = events.clone();
-        let thread = thread.spawn(move || running.run(&*store));
+        let thread = thread.spawn(move || {
+            courtesy::of_this_thread();
+            running.run(&*store);
+        });
         let guard = EventsGuard {
             events: events.clone(),
             thread: Some(thread.expect("no thread at start-up: nobody could follow events")),

@@ -27,6 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::feed::Feed;
 use super::write;
+use crate::courtesy;
 use crate::store::engine::{Accepted, Content, DeadLetter, Refused, Store};
 
 /// What a waiting message costs besides its payload: the decoded tree, the places in queues. Bounds empty messages too.
@@ -286,7 +287,10 @@ impl Intake {
         let thread = std::thread::Builder::new().name("intake-writer".into());
         let thread = {
             let shared = shared.clone();
-            thread.spawn(move || write::run(&shared, queue))
+            thread.spawn(move || {
+                courtesy::of_this_thread();
+                write::run(&shared, queue);
+            })
         };
         let guard = WriterGuard {
             jobs: jobs.clone(),

@@ -31,8 +31,9 @@ use super::block;
 use super::days::{self, DAY_HOURS, Day, Days, Named};
 use super::engine::StoreError;
 use super::kv::{self, Table};
-use super::local::{Shared, Watermark, lock};
+use super::local::{Shared, lock};
 use super::merge::Merge;
+use super::watermark::Watermark;
 use super::{names, purge, retention};
 
 /// How often the thread looks for something to do, or sooner if late samples are to wait for less.

@@ -2,7 +2,7 @@
 //!
 //! # Order of locks
 //! journal → state. A commit holds the journal for the length of an fsync and the state only while it applies what is durable, so readers never wait for the
-//! disk. Two threads work behind them, `seal` and `compact`; the second one takes the state only to look and to switch. The sealing thread (`seal`) takes both for a moment to cut, and neither while it writes blocks.
+//! disk. They have their turns between the messages of a commit, so they may see its first messages before its last, but each message whole. Two threads work behind them, `seal` and `compact`; the second one takes the state only to look and to switch. The sealing thread (`seal`) takes both for a moment to cut, and neither while it writes blocks.
 //!
 //! # Files in the store's directory
 //! | name | what |
@@ -17,13 +17,14 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use devmon_core::MetricPath;
 use devmon_core::journal::{self, Journal, Position};
 use devmon_core::wire::labels::MAX_LABELS;
 use devmon_core::wire::{DeviceId, Labels, MessageId, TimestampMs};
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::admit::{Admission, Growth};
 use super::archive::Holds;
@@ -49,6 +50,8 @@ use super::{follow, labels, range, record, stored};
 
 /// Trimming works by whole segments, and one always stays.
 const JOURNAL_SEGMENT_BYTES: u64 = 32 << 20;
+/// Samples that a commit applies before who waits to read has a turn: half a millisecond of work, where a whole batch may be 30.
+const SAMPLES_PER_TURN: u64 = 2000;
 /// How long commits wait for a seal when the heads are full.
 const SEAL_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -173,11 +176,11 @@ pub(super) struct State {
 
 impl Shared {
     pub(super) fn read(&self) -> RwLockReadGuard<'_, State> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
+        self.state.read()
     }
 
     pub(super) fn write(&self) -> RwLockWriteGuard<'_, State> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
+        self.state.write()
     }
 }
 
@@ -423,16 +426,22 @@ impl Shared {
         journal.commit()?;
         // Durable from here on; still under the journal's lock, so that a cut falls between two batches.
         let mut state = self.write();
-        let committed = batch.iter().zip(verdicts).map(|(item, verdict)| {
+        let mut committed = Vec::with_capacity(verdicts.len());
+        let mut in_turn = 0;
+        for (item, verdict) in batch.iter().zip(verdicts) {
             if let Some(verdict) = verdict {
-                return verdict;
+                committed.push(verdict);
+                continue;
             }
             state.unsealed_since.get_or_insert(item.received);
-            Committed::Stored {
-                samples: state.catalogue.apply(item),
+            let samples = state.catalogue.apply(item);
+            committed.push(Committed::Stored { samples });
+            in_turn += samples;
+            if in_turn >= SAMPLES_PER_TURN {
+                in_turn = 0;
+                RwLockWriteGuard::bump(&mut state); // costs nothing if nobody waits
             }
-        });
-        let committed = committed.collect();
+        }
         // Those being sealed too, and then it is asked for what is done already: that does nothing.
         let bounds = Bounds::of(&self.options, state.catalogue.all_series);
         let full = state.catalogue.head_samples > bounds.samples
@@ -704,52 +713,5 @@ impl Store for Engine {
             oldest_day_1h: oldest(Holds::Hour),
             last_commit_us: shared.last_commit_us.load(Relaxed),
         }
-    }
-}
-
-/// The end of what the database holds, as one record of the table `meta`: written last, so that all that it vouches for is there.
-///
-/// | offset | size | little-endian |
-/// |---|---|---|
-/// | 0 | 1 | version, 1 |
-/// | 1 | 4 | generation of the last seal |
-/// | 5 | 8 + 8 | segment and offset in the journal from which a restart replays |
-/// | 21 | 4 | CRC-32C of all of that |
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Watermark {
-    pub(super) generation: u32,
-    pub(super) replay_from: Position,
-}
-
-impl Watermark {
-    pub(super) const KEY: &'static [u8] = b"watermark";
-
-    pub(super) fn encode(self) -> Vec<u8> {
-        let mut out = vec![1];
-        out.extend_from_slice(&self.generation.to_le_bytes());
-        out.extend_from_slice(&self.replay_from.segment.to_le_bytes());
-        out.extend_from_slice(&self.replay_from.offset.to_le_bytes());
-        let crc = crc32c::crc32c(&out);
-        out.extend_from_slice(&crc.to_le_bytes());
-        out
-    }
-
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        let (body, crc) = bytes.split_last_chunk()?;
-        let (&[1], rest) = body.split_first_chunk()? else {
-            return None;
-        };
-        let (generation, rest) = rest.split_first_chunk()?;
-        let (segment, rest) = rest.split_first_chunk()?;
-        let (offset, rest) = rest.split_first_chunk()?;
-        let good = rest.is_empty() && u32::from_le_bytes(*crc) == crc32c::crc32c(body);
-        let replay_from = Position {
-            segment: u64::from_le_bytes(*segment),
-            offset: u64::from_le_bytes(*offset),
-        };
-        good.then_some(Self {
-            generation: u32::from_le_bytes(*generation),
-            replay_from,
-        })
     }
 }

@@ -15,10 +15,10 @@ use super::catalogue::Catalogue;
 use super::days::{self, Day, Named};
 use super::engine::StoreError;
 use super::kv::{Each, Kv, SledKv, Table};
-use super::local::Watermark;
 use super::open;
 use super::persist::{Hour, Restore};
 use super::purge;
+use super::watermark::Watermark;
 
 /// Figures of a store at rest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 //!
 //! 1. [`engine`]'s `commit` → `local`: repeats are dropped (`dedupe`), the rest is written to the journal (`record`) and fsynced: durable.
 //! 2. `catalogue` and `head`: devices, series and recent samples, in memory: visible. A restart rebuilds them from the journal.
-//! 3. `seal`: now and then the head becomes blocks (`column`, `block`) in the database (`kv`, over sled), and the journal is trimmed.
+//! 3. `seal`: now and then the head becomes blocks (`column`, `block`) in the database (`kv`, over sled), which says how far it is (`watermark`), and the journal is trimmed.
 //! 4. `compact`: closed days become files (`days`, `merge`, `archive`), which get coarser and go as they age (`retention`).
 //! 5. `range` reads files, blocks and heads together; [`rollup`] makes minutes and hours of them ([`tally`] is the arithmetic), `stored` takes those that files
 //!    have; `dead_letters` keeps what was refused.
@@ -55,8 +55,11 @@ mod seal;
 mod seal_tests;
 mod stored;
 pub mod tally;
+#[cfg(test)]
+mod turn_tests;
 mod varint;
 pub mod verify;
+mod watermark;
 
 pub use column::Cells;
 pub use gaps::Gaps;

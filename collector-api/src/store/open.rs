@@ -18,12 +18,13 @@ use super::days;
 use super::engine::StoreError;
 use super::kv::{self, Kv, SledKv, Table};
 use super::labels;
-use super::local::{State, Watermark, lock};
+use super::local::{State, lock};
 use super::names;
 use super::persist::{self, Restore};
 use super::purge;
 use super::record::{self, Entry};
 use super::reserve::Reserve;
+use super::watermark::Watermark;
 
 /// An open store, but for its threads.
 pub(super) struct Opened {

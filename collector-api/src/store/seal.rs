@@ -25,9 +25,10 @@ use super::engine::StoreError;
 use super::groups::Groups;
 use super::head::Rows;
 use super::kv::{self, Table};
-use super::local::{Shared, Watermark, lock};
+use super::local::{Shared, lock};
 use super::persist::{self, Hour};
 use super::purge::{self, Purged};
+use super::watermark::Watermark;
 
 /// How often the thread looks at the age of the heads.
 const TICK: Duration = Duration::from_secs(1);

@@ -37,6 +37,9 @@ pub(crate) struct Api {
     /// A smoke run: 10 devices, an hour, no messages meanwhile. Writes no file.
     #[arg(long)]
     quick: bool,
+    /// Only the latest values while messages arrive. Writes no file.
+    #[arg(long, conflicts_with = "quick")]
+    live: bool,
     /// Keep docs/benchmarks.md as it is.
     #[arg(long)]
     no_write: bool,
@@ -60,12 +63,14 @@ impl Api {
         let set = synthetic::set(devices, ticks, i64::try_from(now)?);
         let mut text = report::machine()?;
         let wrk = Wrk::new(dir.path(), self.seconds)?;
-        text.push_str(&self.both(&set, &wrk, dir.path())?);
+        if !self.live {
+            text.push_str(&self.both(&set, &wrk, dir.path())?);
+        }
         if !self.quick {
             text.push_str(&live(&wrk, dir.path())?);
         }
         println!("\n{text}");
-        if !self.quick && !self.no_write {
+        if !self.quick && !self.live && !self.no_write {
             report::write_between("api", &text)?;
         }
         Ok(())

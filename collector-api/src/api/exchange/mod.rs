@@ -26,6 +26,7 @@ use warp::http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, VARY};
 use warp::http::{HeaderValue, Method, Response, StatusCode};
 use warp::hyper::body::Bytes;
 
+use super::Front;
 use super::accept;
 use super::problem::{Kind, Problem};
 use coding::CodedStream;
@@ -46,6 +47,7 @@ pub(super) struct Refusal(pub(super) Problem);
 
 /// What all calls go through.
 pub(super) struct Exchange {
+    front: Arc<Front>,
     origins: Origins,
     coders: Arc<Semaphore>,
 }
@@ -65,9 +67,13 @@ impl Asked {
 }
 
 impl Exchange {
-    pub(super) fn new(origins: Origins) -> Self {
+    pub(super) fn new(front: Arc<Front>, origins: Origins) -> Self {
         let coders = Arc::new(Semaphore::new(CODERS));
-        Self { origins, coders }
+        Self {
+            front,
+            origins,
+            coders,
+        }
     }
 
     /// Answers a call; `routes` knows what there is. On a connection that is refused, probes only.
@@ -97,6 +103,11 @@ impl Exchange {
             headers.insert(request_id::NAME, id.header());
             if refused.is_some() {
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            // Here, for here alone is known what the caller gets: 304, 406 and what is refused before its route are made after or before `routes`.
+            if let Ok(api) = self.front.api() {
+                api.requests
+                    .count(answer.status().as_u16(), began.elapsed());
             }
             tracing::debug!(
                 method = %asked.method, path = asked.path, status = answer.status().as_u16(), took_us = began.elapsed().as_micros() as u64, "answered"
