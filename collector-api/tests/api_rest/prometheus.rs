@@ -217,7 +217,14 @@ fn names_labels_and_values_follow_the_documented_rules() {
         .collect();
     assert_eq!(samples.len(), 3, "{samples:?}");
     assert!(samples.iter().all(|l| l.contains("device=\"a\"")));
+    let two = collector.get("/metrics/devices?device=a&device=pl*&prefix=/disk");
+    let has = |device: &str| two.text().contains(&format!("{{device=\"{device}\""));
+    assert_eq!(["a", "plain", "b"].map(has), [true, true, false]);
     assert_eq!(collector.get("/metrics/devices?prefix=cpu").status, 400);
+    assert_eq!(
+        collector.get("/metrics/devices?device=a&device=**").status,
+        400
+    );
 }
 
 #[test]

@@ -698,6 +698,25 @@ fn queries_wait_for_each_other_and_nobody_else_waits_for_them() {
 }
 
 #[test]
+fn a_selector_of_more_series_than_may_be_is_refused_and_says_so() {
+    let collector = Collector::start();
+    for i in 0..200_001 {
+        let path = format!("/a/{i}");
+        collector.store.put("a", &path, T * 1000, 1.0);
+    }
+    let query = encode("count({__name__=~\"devmon_a_.+\"})");
+    let answer = collector.get(&format!("/prometheus/api/v1/query?query={query}&time={T}"));
+    let json = answer.json();
+    assert_eq!(
+        (answer.status, &json["errorType"]),
+        (422, &Json::from("execution")),
+        "{json}"
+    );
+    let error = json["error"].as_str().unwrap();
+    assert!(error.contains("more than 200000 series"), "{error}");
+}
+
+#[test]
 fn counters_lose_nothing_over_rollups() {
     let collector = Collector::start();
     fill(&collector);

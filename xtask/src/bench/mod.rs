@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: measurements, each beside its peers, in one run on one machine. Never a test: a slow run fails nothing, a wrong answer does.
 //!
 //! `store` measures intake, bytes on disk, start-up and queries beside VictoriaMetrics and InfluxDB and writes `docs/benchmarks.md`; `record` makes the
-//! recording that it replays; `agent` measures what the agent costs its device beside collectd, node_exporter and netdata; `api` asks with a hundred clients at once. The way through the files: a set (`synthetic`, or `replay` of what `record` wrote) is spelled for each server (`set`) and
+//! recording that it replays; `agent` measures what the agent costs its device beside collectd, node_exporter and netdata; `api` asks with a hundred clients at once; `promql` asks a fleet of 100 000. The way through the files: a set (`synthetic`, or `replay` of what `record` wrote) is spelled for each server (`set`) and
 //! written to disk (`feed`); `ours` and `peers` take servers (`server`) through the same stages; `measure` says what is asked and whether it was right; `report` prints.
 
 mod agent;
@@ -11,6 +11,7 @@ mod http;
 mod measure;
 mod ours;
 mod peers;
+mod promql;
 mod publish;
 mod record;
 mod replay;
@@ -35,6 +36,8 @@ pub(crate) enum Bench {
     Agent(agent::Agent),
     /// The REST API under a hundred clients beside VictoriaMetrics, and while messages arrive.
     Api(api::Api),
+    /// PromQL over 100 000 devices: latency and memory.
+    Promql(promql::Promql),
     /// Record a running node_exporter for the replay.
     Record(record::Record),
     /// Publish the messages of a set: the load generator of `store`, a process of its own.
@@ -48,6 +51,7 @@ impl Bench {
             Self::Store(store) => store.run(),
             Self::Agent(agent) => agent.run(),
             Self::Api(api) => api.run(),
+            Self::Promql(promql) => promql.run(),
             Self::Record(record) => record.run(),
             Self::Publish(publish) => publish.run(),
         }

@@ -36,6 +36,18 @@ impl Ours {
         }
     }
 
+    /// This collector, which was built somehow; what needs other programs can not be done with it.
+    pub(super) fn of(collector: PathBuf) -> Self {
+        Self {
+            collector,
+            ..Self::new()
+        }
+    }
+
+    pub(super) fn collector(&self) -> &Path {
+        &self.collector
+    }
+
     /// Messages from files through the real intake, in a process of its own.
     pub(super) fn in_process(
         &self,

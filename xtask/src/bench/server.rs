@@ -105,6 +105,11 @@ impl Server {
         Ok(times(&format!("/proc/{}/stat", self.process.pid()))?.0)
     }
 
+    /// Memory that it holds now, in bytes.
+    pub(super) fn resident_bytes(&self) -> anyhow::Result<u64> {
+        memory_bytes(self.process.pid(), "VmRSS:")
+    }
+
     /// Most memory it ever held, in bytes.
     pub(super) fn peak_bytes(&self) -> anyhow::Result<u64> {
         peak_bytes(self.process.pid())
@@ -137,9 +142,13 @@ pub(super) fn word<'a>(line: &'a str, key: &str) -> Option<&'a str> {
 
 /// Most memory a process ever held, in bytes.
 pub(super) fn peak_bytes(pid: u32) -> anyhow::Result<u64> {
+    memory_bytes(pid, "VmHWM:")
+}
+
+fn memory_bytes(pid: u32, what: &str) -> anyhow::Result<u64> {
     let path = format!("/proc/{pid}/status");
     let text = fs::read_to_string(&path).with_context(|| path.clone())?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let line = text.lines().find_map(|line| line.strip_prefix(what));
     let kib = line.and_then(|line| {
         line.trim()
             .trim_end_matches("kB")

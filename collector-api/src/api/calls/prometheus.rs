@@ -4,11 +4,12 @@
 
 use super::super::endpoints::Handler;
 use super::super::openapi::schemas;
-use super::super::params::MAX_PATHS;
+use super::super::params::{MAX_DEVICES, MAX_PATHS};
 use super::super::problem::Kind;
 use super::super::prometheus::{self, query};
 use super::{
-    Access, Answer, Form, GET, Header, OK, Operation, PATH, PREFIX, Param, Route, SAID, Shape, Verb,
+    Access, Answer, DEVICES, Form, GET, Header, OK, Operation, PATH, PREFIX, Param, Route, SAID,
+    Shape, Verb,
 };
 
 const EXPOSED: Answer = Answer {
@@ -121,9 +122,10 @@ pub(super) static ROUTES: &[Route] = &[
             params: &[
                 Param::new(
                     "device",
-                    Shape::Text,
-                    "Which devices: an id, with * for any characters.",
+                    DEVICES,
+                    "Which devices: ids, or patterns of them with * for any characters. Default: all.",
                 )
+                .up_to(MAX_DEVICES)
                 .such_as("edge*"),
                 Param::new("prefix", PREFIX, "A path: it and all below it.").such_as("/cpu"),
                 Param::new(

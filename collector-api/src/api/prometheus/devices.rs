@@ -28,8 +28,8 @@ const DEVICES_AT_ONCE: usize = 256;
 
 /// Which values are wanted; nothing given: all.
 pub(super) struct Wanted {
-    /// Ids, with `*` for any characters.
-    device: Option<glob::Pattern>,
+    /// Ids, with `*` for any characters; none: all.
+    devices: Vec<glob::Pattern>,
     prefix: String,
     paths: Vec<Pattern>,
 }
@@ -37,13 +37,13 @@ pub(super) struct Wanted {
 impl Wanted {
     pub(super) fn parse(query: &str) -> Result<Self, Problem> {
         let params = Params::parse(query, &["device", "prefix", "path"])?;
-        let device = params.get("device").map(glob::Pattern::new).transpose();
+        let devices = params.device_filter()?.ids;
         let paths = match params.get("path") {
             Some(_) => params.patterns()?,
             None => Vec::new(),
         };
         Ok(Self {
-            device: device.map_err(|e| Problem::parameter("device", e))?,
+            devices,
             prefix: params.prefix()?,
             paths,
         })
@@ -51,7 +51,7 @@ impl Wanted {
 
     fn device(&self, device: &DeviceRecord) -> bool {
         let fits = |pattern: &glob::Pattern| pattern.matches(device.id.as_str());
-        self.device.as_ref().is_none_or(fits)
+        self.devices.is_empty() || self.devices.iter().any(fits)
     }
 
     fn series(&self, one: &NamedSeries) -> bool {

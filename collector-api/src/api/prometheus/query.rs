@@ -24,7 +24,8 @@ use super::asked::Asked;
 use super::matrix::{Matrix, Points, number, seconds};
 use crate::query::families::Type;
 use crate::query::promql::eval::{Eval, PATIENCE};
-use crate::query::promql::plan::{self, Budget, Patience};
+use crate::query::promql::patience::Patience;
+use crate::query::promql::plan::{self, Budget};
 use crate::query::promql::{self, Error, Labels, MAX_STEPS, Outcome, Steps, Val, is_absent};
 
 const JSON: &str = "application/json";

@@ -55,6 +55,19 @@ pub fn over_range(name: &str, w: &Window<'_>, param: f64) -> Option<f64> {
     })
 }
 
+/// Whether [`over_range`] knows it.
+#[must_use]
+pub fn is_over_range(name: &str) -> bool {
+    let probe = Window {
+        ts: &[0],
+        v: &[0.0],
+        from_ms: 0,
+        to_ms: 0,
+        at_ms: 0,
+    };
+    over_range(name, &probe, f64::NAN).is_some()
+}
+
 /// Growth between first and last sample, stretched to the edges of the range where samples come near enough to them to believe that the series went on.
 fn extrapolated(w: &Window<'_>, counter: bool, per_second: bool) -> f64 {
     let (Some((first, last)), true) = (w.v.first().zip(w.v.last()), w.v.len() > 1) else {

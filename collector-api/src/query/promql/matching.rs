@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use promql_parser::parser::{BinModifier, LabelModifier, VectorMatchCardinality};
 
+use super::patience::Watch;
 use super::{ABSENT, Error, Labels, Series, is_absent, join, without_name};
 
 /// The result of an operator, and for a comparison whether it holds.
@@ -60,10 +61,12 @@ pub fn with_scalar(
     scalar: &[f64],
     swapped: bool,
     as_bool: bool,
+    watch: &mut Watch,
 ) -> Result<Vec<Series>, Error> {
     let drops = as_bool || !compares(op);
     let mut out = Vec::with_capacity(series.len());
     for mut one in series {
+        watch.worked(one.v.len())?;
         for (x, s) in one.v.iter_mut().zip(scalar) {
             if is_absent(*x) {
                 continue;
@@ -106,11 +109,12 @@ pub fn vectors(
     left: Vec<Series>,
     right: Vec<Series>,
     modifier: Option<&BinModifier>,
+    watch: &mut Watch,
 ) -> Result<Vec<Series>, Error> {
     let matching = modifier.and_then(|m| m.matching.as_ref());
     let sign = |s: &Series| signature(&s.labels, matching);
     if matches!(op, "and" | "or" | "unless") {
-        return Ok(sets(op, left, right, &sign));
+        return sets(op, left, right, &sign, watch);
     }
     let as_bool = modifier.is_some_and(|m| m.return_bool);
     let card = modifier.map_or(&VectorMatchCardinality::OneToOne, |m| &m.card);
@@ -127,6 +131,7 @@ pub fn vectors(
     let mut by_signature: HashMap<Labels, Vec<&Series>> = HashMap::new();
     for s in &one {
         let group = by_signature.entry(sign(s)).or_default();
+        watch.worked(group.len().saturating_mul(s.v.len()))?;
         let clash = |other: &&Series| {
             other
                 .v
@@ -148,6 +153,7 @@ pub fn vectors(
     for s in &many {
         let signature = sign(s);
         for other in by_signature.get(&signature).into_iter().flatten() {
+            watch.worked(s.v.len())?;
             let mut v = vec![ABSENT; s.v.len()];
             for (i, out) in v.iter_mut().enumerate() {
                 let (m, o) = (s.v[i], other.v[i]);
@@ -223,10 +229,12 @@ fn sets(
     mut left: Vec<Series>,
     mut right: Vec<Series>,
     sign: &dyn Fn(&Series) -> Labels,
-) -> Vec<Series> {
-    let present = |all: &[Series]| {
+    watch: &mut Watch,
+) -> Result<Vec<Series>, Error> {
+    let present = |all: &[Series], watch: &mut Watch| {
         let mut steps: HashMap<Labels, BTreeSet<usize>> = HashMap::new();
         for s in all {
+            watch.worked(s.v.len())?;
             let here =
                 s.v.iter()
                     .enumerate()
@@ -234,7 +242,7 @@ fn sets(
                     .map(|(i, _)| i);
             steps.entry(sign(s)).or_default().extend(here);
         }
-        steps
+        Ok::<_, Error>(steps)
     };
     let keep = |all: &mut Vec<Series>, of: &HashMap<Labels, BTreeSet<usize>>, wanted: bool| {
         for s in all.iter_mut() {
@@ -247,14 +255,14 @@ fn sets(
         }
     };
     match op {
-        "and" => keep(&mut left, &present(&right), true),
-        "unless" => keep(&mut left, &present(&right), false),
+        "and" => keep(&mut left, &present(&right, watch)?, true),
+        "unless" => keep(&mut left, &present(&right, watch)?, false),
         _ => {
-            keep(&mut right, &present(&left), false);
+            keep(&mut right, &present(&left, watch)?, false);
             left.append(&mut right);
             // The same series may come from the left at some steps and from the right at others.
-            return join(left.clone()).unwrap_or(left);
+            return Ok(join(left.clone()).unwrap_or(left));
         }
     }
-    left
+    Ok(left)
 }

@@ -10,6 +10,7 @@ pub mod dates;
 pub mod eval;
 pub mod functions;
 pub mod matching;
+pub mod patience;
 pub mod plan;
 
 use promql_parser::parser::{self, Expr};

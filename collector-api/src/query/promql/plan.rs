@@ -4,13 +4,12 @@
 //! would be more than a query may read. Of a rollup the first and last sample are samples as they came; where a counter began anew between them, one sample more shows
 //! by how much it had grown. `sum`, `count`, `avg`, `min` and `max_over_time` use the rollup's own figures ([`Folded`]).
 
-use std::time::Instant;
-
 use devmon_core::wire::TimestampMs;
 use devmon_core::{MetricPath, Value};
 use promql_parser::label::Matcher;
 use promql_parser::parser::VectorSelector;
 
+use super::patience::{Patience, Watch};
 use super::{ABSENT, Error, Labels, is_absent};
 use crate::query::names::{NamedSeries, NamesCache};
 use crate::store::engine::{DeviceRecord, Store, StoreError};
@@ -20,8 +19,8 @@ use crate::store::rollup::{Rollup, Tier};
 pub const MAX_SAMPLES: usize = 10_000_000;
 /// Most of them in memory at a time: some 32 MB.
 const READ_SAMPLES: usize = 2_000_000;
-/// Most series of one selector.
-pub const MAX_SERIES: usize = 20_000;
+/// Most series of one selector: some 100 MB of labels while the query works.
+pub const MAX_SERIES: usize = 200_000;
 /// Devices that are looked through between two looks at the list of devices.
 const DEVICES_AT_ONCE: usize = 256;
 /// Paths of a device that are read together.
@@ -34,29 +33,11 @@ pub struct Budget {
     pub patience: Patience,
 }
 
-/// How long somebody waits.
-#[derive(Debug, Clone, Copy)]
-pub struct Patience {
-    pub deadline: Instant,
-    pub seconds: u64,
-}
-
 impl Budget {
     /// # Errors
     /// [`Error::Timeout`] when the time is over.
     pub fn check(&self) -> Result<(), Error> {
         self.patience.check()
-    }
-}
-
-impl Patience {
-    /// # Errors
-    /// [`Error::Timeout`] when the time is over.
-    pub fn check(&self) -> Result<(), Error> {
-        if Instant::now() > self.deadline {
-            return Err(Error::Timeout(self.seconds));
-        }
-        Ok(())
     }
 }
 
@@ -126,6 +107,7 @@ pub fn walk(
         let of_device = |m: &Matcher| m.name != "device" || m.is_match(device.id.as_str());
         device.series > 0 && all.iter().any(|list| list.iter().all(of_device))
     };
+    let mut watch = Watch::new(budget.patience);
     let mut after: Option<String> = None;
     loop {
         budget.check()?;
@@ -136,6 +118,7 @@ pub fn walk(
         after = Some(last.id.to_string());
         for device in &page {
             for one in names.series(store, device) {
+                watch.worked(1)?;
                 // The name first: it is at hand, and leaves most out.
                 let name = one.mapped.family.name.as_str();
                 let named = |m: &Matcher| m.name != "__name__" || m.is_match(name);
@@ -178,7 +161,7 @@ pub fn select(
             count += 1;
             if count > MAX_SERIES {
                 return Err(Error::Execution(format!(
-                    "a selector names more than {MAX_SERIES} series; narrow it, by device for example"
+                    "a selector names more than {MAX_SERIES} series, the most that there may be; narrow it, by device for example"
                 )));
             }
             let text = crate::query::families::is_text(&one.series.last_value);

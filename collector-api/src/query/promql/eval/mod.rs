@@ -5,11 +5,13 @@ mod select;
 
 use std::time::{Duration, Instant};
 
-use promql_parser::parser::{AggregateExpr, BinaryExpr, Call, Expr};
+use promql_parser::parser::{AggregateExpr, BinaryExpr, Call, Expr, VectorSelector};
 
+use super::aggregate::Folding;
 use super::dates::of_time;
-use super::functions::{Window, of_number, over_range};
-use super::plan::{self, Budget, Patience};
+use super::functions::{is_over_range, of_number};
+use super::patience::{Patience, Watch};
+use super::plan::{self, Budget};
 use super::{
     ABSENT, Error, Labels, Outcome, Series, Steps, Val, aggregate, is_absent, join, matching,
     without_name,
@@ -138,6 +140,10 @@ impl<'a> Eval<'a> {
         }
     }
 
+    fn watch(&self) -> Watch {
+        Watch::new(self.budget.patience)
+    }
+
     fn vector(&mut self, expr: &Expr) -> Result<Vec<Series>, Error> {
         match self.eval(expr)? {
             Val::Vector(series) => Ok(series),
@@ -171,8 +177,16 @@ impl<'a> Eval<'a> {
                 series,
                 a.modifier.as_ref(),
                 self.steps.count,
+                &mut self.watch(),
             )
             .map(Val::Vector);
+        }
+        if aggregate::folds(&op)
+            && let Some((selector, used)) = selection(&a.expr)
+        {
+            let mut folding = Folding::new(&op, a.modifier.as_ref(), self.steps.count);
+            self.select_into(selector, &used, &mut folding)?;
+            return Ok(Val::Vector(folding.finish()));
         }
         let param = a.param.as_deref().map(|p| self.scalar(p)).transpose()?;
         let series = self.vector(&a.expr)?;
@@ -182,6 +196,7 @@ impl<'a> Eval<'a> {
             a.modifier.as_ref(),
             param.as_deref(),
             self.steps.count,
+            &mut self.watch(),
         )
         .map(Val::Vector)
     }
@@ -190,16 +205,17 @@ impl<'a> Eval<'a> {
         let op = b.op.to_string();
         let as_bool = b.modifier.as_ref().is_some_and(|m| m.return_bool);
         let (left, right) = (self.eval(&b.lhs)?, self.eval(&b.rhs)?);
+        let watch = &mut self.watch();
         Ok(match (left, right) {
             (Val::Scalar(x), Val::Scalar(y)) => Val::Scalar(matching::scalars(&op, &x, &y)?),
             (Val::Vector(x), Val::Scalar(y)) => {
-                Val::Vector(matching::with_scalar(&op, x, &y, false, as_bool)?)
+                Val::Vector(matching::with_scalar(&op, x, &y, false, as_bool, watch)?)
             }
             (Val::Scalar(x), Val::Vector(y)) => {
-                Val::Vector(matching::with_scalar(&op, y, &x, true, as_bool)?)
+                Val::Vector(matching::with_scalar(&op, y, &x, true, as_bool, watch)?)
             }
             (Val::Vector(x), Val::Vector(y)) => {
-                Val::Vector(matching::vectors(&op, x, y, b.modifier.as_ref())?)
+                Val::Vector(matching::vectors(&op, x, y, b.modifier.as_ref(), watch)?)
             }
             _ => return Err(Error::BadData(format!("{op} does not go with a text"))),
         })
@@ -230,14 +246,7 @@ impl<'a> Eval<'a> {
                 1 => vec![f64::NAN; self.steps.count],
                 _ => self.scalar(arg(1 - place.min(1))?)?,
             };
-            let probe = Window {
-                ts: &[0],
-                v: &[0.0],
-                from_ms: 0,
-                to_ms: 0,
-                at_ms: 0,
-            };
-            if over_range(name, &probe, f64::NAN).is_none() {
+            if !is_over_range(name) {
                 return Err(unsupported(format!("the function {name}")));
             }
             if param.windows(2).any(|p| p[0].to_bits() != p[1].to_bits()) {
@@ -391,6 +400,32 @@ fn ms(duration: Duration) -> i64 {
 
 fn seconds(ms: i64) -> f64 {
     ms as f64 / 1000.0
+}
+
+/// What is selected, where an expression is nothing but a selector, or a function of a range, whose series all have labels of their own: with the name of the
+/// metric said, none come out alike without it.
+fn selection(expr: &Expr) -> Option<(&VectorSelector, Use<'_>)> {
+    let (selector, range_ms, function) = match plain(expr) {
+        Expr::VectorSelector(s) => (s, None, ""),
+        Expr::Call(call) => match call.args.args.as_slice() {
+            [one] => match plain(one) {
+                Expr::MatrixSelector(m) => (&m.vs, Some(ms(m.range)), call.func.name),
+                _ => return None,
+            },
+            _ => return None,
+        },
+        _ => return None,
+    };
+    let named = selector.name.is_some() && selector.matchers.or_matchers.is_empty();
+    let known = range_ms.is_none() || is_over_range(function);
+    (known && (named || range_ms.is_none())).then_some((
+        selector,
+        Use {
+            range_ms,
+            function,
+            param: f64::NAN,
+        },
+    ))
 }
 
 /// Without its parentheses.

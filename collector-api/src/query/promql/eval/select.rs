@@ -6,13 +6,12 @@ use promql_parser::parser::{AtModifier, MatrixSelector, Offset, VectorSelector};
 
 use super::{Eval, LOOKBACK_MS, ms, seconds, unsupported};
 use crate::query::MAX_POINTS;
+use crate::query::promql::aggregate::Folding;
 use crate::query::promql::functions::{Window, over_range};
-use crate::query::promql::plan::{self, Patience, Reading, Samples, Want};
+use crate::query::promql::patience::Watch;
+use crate::query::promql::plan::{self, Reading, Samples, Want};
 use crate::query::promql::{ABSENT, Error, Outcome, Series, Steps, is_absent, join, without_name};
 use crate::store::rollup::Tier;
-
-/// So many samples of windows are worked on between two looks at the clock: some ms, also where each window is sorted.
-const SAMPLES_BETWEEN_LOOKS: usize = 100_000;
 
 /// What a selector is used for.
 pub(super) struct Use<'a> {
@@ -20,6 +19,42 @@ pub(super) struct Use<'a> {
     pub(super) range_ms: Option<i64>,
     pub(super) function: &'a str,
     pub(super) param: f64,
+}
+
+/// What takes the series of a selector, one by one.
+pub(super) trait Sink {
+    fn take(&mut self, series: Series) -> Result<(), Error>;
+
+    /// What came so far does not count: all come again, from another tier.
+    fn begin_anew(&mut self);
+}
+
+impl Sink for Folding<'_> {
+    fn take(&mut self, series: Series) -> Result<(), Error> {
+        self.add(&series)
+    }
+
+    fn begin_anew(&mut self) {
+        Folding::begin_anew(self);
+    }
+}
+
+/// Keeps them.
+impl Sink for Vec<Series> {
+    fn take(&mut self, series: Series) -> Result<(), Error> {
+        let points = (self.len() + 1).saturating_mul(series.v.len());
+        self.push(series);
+        if points > MAX_POINTS {
+            return Err(Error::BadData(format!(
+                "more than {MAX_POINTS} points; ask for fewer series, a longer step or a shorter range"
+            )));
+        }
+        Ok(())
+    }
+
+    fn begin_anew(&mut self) {
+        self.clear();
+    }
 }
 
 impl Eval<'_> {
@@ -52,11 +87,23 @@ impl Eval<'_> {
         selector: &VectorSelector,
         used: &Use<'_>,
     ) -> Result<Vec<Series>, Error> {
+        let mut all = Vec::new();
+        self.select_into(selector, used, &mut all)?;
+        join(all)
+    }
+
+    /// The series of a selector, one by one, in the order of the devices' ids.
+    pub(super) fn select_into(
+        &mut self,
+        selector: &VectorSelector,
+        used: &Use<'_>,
+        sink: &mut dyn Sink,
+    ) -> Result<(), Error> {
         let back_ms = used.range_ms.unwrap_or(LOOKBACK_MS);
         let mut tier = plan::finest(self.store, self.span(selector, back_ms).0);
         loop {
             let left = self.budget.samples;
-            let found = self.select_from(selector, used, tier);
+            let found = self.select_from(selector, used, tier, sink);
             let coarser = match (tier, &found) {
                 // Rollups are tried where samples are too many for them, and only for ranges that they can tell something about.
                 (Tier::Raw, Err(Error::TooManySamples(_))) if back_ms >= 120_000 => Tier::Minute,
@@ -72,6 +119,7 @@ impl Eval<'_> {
                     return found;
                 }
             };
+            sink.begin_anew();
             self.budget.samples = left; // what other selectors used stays used
             tier = coarser;
         }
@@ -82,7 +130,8 @@ impl Eval<'_> {
         selector: &VectorSelector,
         used: &Use<'_>,
         tier: Tier,
-    ) -> Result<Vec<Series>, Error> {
+        sink: &mut dyn Sink,
+    ) -> Result<(), Error> {
         let figures = matches!(
             used.function,
             "avg_over_time"
@@ -123,9 +172,8 @@ impl Eval<'_> {
             .collect();
         let keeps_name = used.range_ms.is_none() && used.function.is_empty()
             || used.function == "last_over_time";
-        let mut out = Vec::new();
         let (store, steps) = (self.store, self.steps);
-        let patience = self.budget.patience;
+        let mut watch = self.watch();
         for of_device in &selected {
             plan::read(
                 store,
@@ -142,8 +190,9 @@ impl Eval<'_> {
                         plan::drop_ends(&mut samples);
                     }
                     let v = if used.range_ms.is_some() {
-                        ranges(&samples, &times, steps, back_ms, used, &patience)?
+                        ranges(&samples, &times, steps, back_ms, used, &mut watch)?
                     } else {
+                        watch.worked(times.len())?;
                         instants(&samples, &times, back_ms, used.function == "timestamp")
                     };
                     if v.iter().any(|x| !is_absent(*x)) {
@@ -152,18 +201,13 @@ impl Eval<'_> {
                         } else {
                             without_name(&samples.labels)
                         };
-                        out.push(Series { labels, v });
-                    }
-                    if out.len().saturating_mul(times.len()) > MAX_POINTS {
-                        return Err(Error::BadData(format!(
-                            "more than {MAX_POINTS} points; ask for fewer series, a longer step or a shorter range"
-                        )));
+                        sink.take(Series { labels, v })?;
                     }
                     Ok(())
                 },
             )?;
         }
-        join(out)
+        Ok(())
     }
 
     /// The samples of a range selector as they are.
@@ -233,21 +277,16 @@ fn ranges(
     steps: Steps,
     range_ms: i64,
     used: &Use<'_>,
-    patience: &Patience,
+    watch: &mut Watch,
 ) -> Result<Vec<f64>, Error> {
     let mut out = Vec::with_capacity(times.len());
-    let mut looked_at = 0;
     for (i, &t) in times.iter().enumerate() {
         let begin = samples.ts.partition_point(|&ts| ts < t - range_ms);
         let end = samples.ts.partition_point(|&ts| ts <= t);
+        watch.worked(end.saturating_sub(begin))?;
         if begin >= end {
             out.push(ABSENT);
             continue;
-        }
-        looked_at += end - begin;
-        if looked_at >= SAMPLES_BETWEEN_LOOKS {
-            patience.check()?;
-            looked_at = 0;
         }
         if let Some(folded) = samples.folded.get(begin..end) {
             let count: f64 = folded.iter().map(|f| f.count).sum();
