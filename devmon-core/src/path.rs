@@ -26,7 +26,7 @@ pub enum PathError {
     #[error("path {0:?} has a '~' that is not followed by 0 or 1 (write '~' as ~0 and '/' as ~1)")]
     BadEscape(String),
     /// A name of no characters.
-    #[error("a name is empty")]
+    #[error("a name is empty (a '/' within a name is written ~1)")]
     EmptyName,
     /// A name over [`MAX_NAME_BYTES`].
     #[error("name {0:?}… is {1} bytes long; the most is {MAX_NAME_BYTES}")]

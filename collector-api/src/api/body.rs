@@ -40,7 +40,10 @@ pub(super) async fn form(
     if !body.is_empty() {
         check_type(headers, &["application/x-www-form-urlencoded"])?;
     }
-    Ok(String::from_utf8_lossy(&body).into_owned())
+    String::from_utf8(body.into()).map_err(|_| {
+        let detail = "the form has bytes that are no UTF-8; write them percent-encoded, as %C3%A9";
+        Problem::new(Kind::Malformed, detail)
+    })
 }
 
 /// Checks what a body is said to be.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use devmon_core::descriptor::Kind;
 use devmon_core::wire::{Reason, TimestampMs, labels};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use warp::http::StatusCode;
 use warp::http::header::{CONTENT_DISPOSITION, HeaderMap};
 use warp::http::{HeaderValue, Method};
@@ -157,23 +157,59 @@ pub(super) fn device(api: &Api, call: &Call, device: &Segment) -> Result<Respons
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DevicePatch {
-    /// By name; `null` takes one away.
-    labels: BTreeMap<String, Option<String>>,
+    /// By name; `null` takes one away. `null` for all of them takes away all that were given here; without it nothing changes.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<BTreeMap<String, Option<String>>>")]
+    labels: Option<Option<BTreeMap<String, Option<String>>>>,
+}
+
+/// `null` is something else than nothing.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
+}
+
+impl DevicePatch {
+    fn read(body: &[u8]) -> Result<Self, Problem> {
+        let wrong = |what: String| {
+            let detail =
+                format!("{what}; send {{\"labels\":{{\"site\":\"berlin\",\"old\":null}}}}");
+            Problem::new(Error::Malformed, detail)
+        };
+        let value: serde_json::Value =
+            serde_json::from_slice(body).map_err(|e| wrong(format!("the body is no JSON: {e}")))?;
+        let Some(fields) = value.as_object() else {
+            return Err(wrong("the body is no JSON object".to_owned()));
+        };
+        if let Some(name) = fields.keys().find(|name| *name != "labels") {
+            return Err(wrong(format!("{name:?} can not be changed; labels can")));
+        }
+        Self::deserialize(value).map_err(|_| {
+            wrong("labels is neither null nor an object of texts and nulls".to_owned())
+        })
+    }
 }
 
 pub(super) fn patch(api: &Api, call: &Call, segment: &Segment) -> Result<Response, Problem> {
     call.params(&[])?;
     let device = segment.device()?;
-    let patch: DevicePatch = serde_json::from_slice(&call.body).map_err(|e| {
-        let detail = format!("{e}; send {{\"labels\":{{\"site\":\"berlin\",\"old\":null}}}}");
-        Problem::new(Error::Malformed, detail)
-    })?;
-    for (name, value) in &patch.labels {
+    let changes = match DevicePatch::read(&call.body)?.labels {
+        None => BTreeMap::new(),
+        Some(Some(labels)) => labels,
+        Some(None) => {
+            let record = devices::record(&*api.store, device.as_str())?;
+            let given = record.labels.iter().flat_map(|labels| labels.keys());
+            given.map(|name| (name.clone(), None)).collect()
+        }
+    };
+    for (name, value) in &changes {
         labels::check(name, value.as_deref().unwrap_or_default())
             .map_err(|e| Problem::parameter(format!("labels.{name}"), e))?;
     }
-    devices::relabel(&*api.store, device.as_str(), &patch.labels)?;
-    tracing::info!(%device, labels = ?patch.labels, "labelled");
+    devices::relabel(&*api.store, device.as_str(), &changes)?;
+    if !changes.is_empty() {
+        let labels = serde_json::to_string(&changes).unwrap_or_default();
+        tracing::info!(%device, labels, "labelled");
+    }
     self::device(api, call, segment)
 }
 
@@ -182,7 +218,6 @@ pub(super) fn forget(api: &Api, call: &Call, device: &Segment) -> Result<Respons
     let device = device.device()?;
     devices::forget(&*api.store, device.as_str())?;
     api.events.forgotten(device.as_str());
-    tracing::info!(%device, "forgotten, with all that it sent");
     Ok(reply::done())
 }
 

@@ -122,6 +122,8 @@ pub struct Problem {
     pub detail: String,
     /// The parameter at fault and what is wrong with it.
     pub parameter: Option<(String, String)>,
+    /// More of them.
+    pub more: Vec<(String, String)>,
 }
 
 impl Problem {
@@ -131,6 +133,7 @@ impl Problem {
             kind,
             detail: detail.into(),
             parameter: None,
+            more: Vec::new(),
         }
     }
 
@@ -141,7 +144,17 @@ impl Problem {
             kind: Kind::InvalidParameter,
             detail: format!("{name}: {detail}"),
             parameter: Some((name, detail)),
+            more: Vec::new(),
         }
+    }
+
+    /// With the parameter of another one, which is said too.
+    #[must_use]
+    pub(super) fn and(mut self, other: Self) -> Self {
+        self.detail = format!("{}; {}", self.detail, other.detail);
+        self.more
+            .extend(other.parameter.into_iter().chain(other.more));
+        self
     }
 
     /// The answer to a call of `instance`, a path.
@@ -151,6 +164,7 @@ impl Problem {
         let errors = self
             .parameter
             .iter()
+            .chain(&self.more)
             .map(|(parameter, detail)| ParameterError { parameter, detail });
         let id = RequestId::current();
         let document = Document {

@@ -8,11 +8,11 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use devmon_core::MetricPath;
-use devmon_core::path::PathError;
 use devmon_core::wire::FlatFrame;
 
 use super::filter::Wanted;
 use super::layouts::LayoutNumber;
+use crate::query::fleet::{PatternError, starred};
 
 /// Bound on what is kept of each of two generations of layouts: of 1000 and more.
 const MOST_BYTES: usize = 256 << 10;
@@ -24,10 +24,10 @@ const OVERHEAD_BYTES: usize = 64;
 pub struct PathPattern(MetricPath);
 
 impl FromStr for PathPattern {
-    type Err = PathError;
+    type Err = PatternError;
 
-    fn from_str(text: &str) -> Result<Self, PathError> {
-        text.parse().map(Self)
+    fn from_str(text: &str) -> Result<Self, PatternError> {
+        starred(text).map(Self)
     }
 }
 

@@ -298,7 +298,11 @@ fn newest_sample(store: &dyn Store, device: &str, source: &str) -> Option<Timest
     series.iter().map(|s| s.last_ts).max()
 }
 
-pub(super) fn record(store: &dyn Store, id: &str) -> Result<DeviceRecord, QueryError> {
+/// What the store knows of a device.
+///
+/// # Errors
+/// [`QueryError::NoDevice`].
+pub fn record(store: &dyn Store, id: &str) -> Result<DeviceRecord, QueryError> {
     store
         .device(id)
         .ok_or_else(|| QueryError::NoDevice(id.to_owned()))

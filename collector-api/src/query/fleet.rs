@@ -20,10 +20,36 @@ pub(super) const DEVICES_AT_ONCE: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern(MetricPath);
 
+/// A text that is no pattern of paths.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PatternError {
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// Would find nothing, silently.
+    #[error(
+        "{0:?}: a * stands for one whole name, as in /disk/*/used_bytes; neither parts of names nor several names can be left open"
+    )]
+    Star(String),
+}
+
+/// A path whose segments are names or `*`.
+///
+/// # Errors
+/// [`PatternError`].
+pub fn starred(text: &str) -> Result<MetricPath, PatternError> {
+    let path: MetricPath = text.parse()?;
+    let half = path.segments().find(|s| s.contains('*') && s != "*");
+    match half {
+        Some(half) => Err(PatternError::Star(half.into_owned())),
+        None => Ok(path),
+    }
+}
+
 impl FromStr for Pattern {
-    type Err = PathError;
-    fn from_str(text: &str) -> Result<Self, PathError> {
-        text.parse().map(Self)
+    type Err = PatternError;
+    fn from_str(text: &str) -> Result<Self, PatternError> {
+        starred(text).map(Self)
     }
 }
 

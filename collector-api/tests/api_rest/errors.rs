@@ -7,6 +7,8 @@ use serde_json::{Value as Json, json};
 
 use crate::support::{Answer, Collector};
 
+const T: i64 = 1_795_450_000_000;
+
 /// Checks the form of an error and returns its document.
 pub(crate) fn problem(answer: &Answer, status: u16, kind: &str, instance: &str) -> Json {
     assert_eq!(
@@ -450,4 +452,72 @@ fn a_connection_serves_many_calls() {
         }
         assert!(text.starts_with(b"HTTP/1.1 200 OK"));
     }
+}
+
+#[test]
+fn all_names_that_are_wrong_are_said_at_once() {
+    let collector = Collector::start();
+    let path = "/api/v1/devices";
+    let answer = collector.get(&format!("{path}?limt=5&limit=+5&x=%ff&sort=id&sort=id"));
+    let body = problem(&answer, 400, "invalid-parameter", path);
+    let named: Vec<_> = body["errors"].as_array().unwrap().iter().collect();
+    let named: Vec<_> = named
+        .iter()
+        .map(|e| e["parameter"].as_str().unwrap())
+        .collect();
+    assert_eq!(named, ["limt", "x", "sort"]);
+    let detail = body["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("limt: ") && detail.contains("; sort: stands twice"),
+        "{detail}"
+    );
+}
+
+#[test]
+fn whole_numbers_are_digits() {
+    let collector = Collector::start();
+    collector.store.put("d", "/a", T, 1.0);
+    let path = "/api/v1/devices/d/series";
+    for (query, parameter) in [
+        ("limit=%2B5", "limit"),
+        ("points=%2B50", "points"),
+        ("step=%2B1000", "step"),
+        ("limit=-1", "limit"),
+        ("limit=5.0", "limit"),
+        ("limit=", "limit"),
+    ] {
+        let answer = collector.get(&format!("{path}?path=/a&{query}"));
+        let body = problem(&answer, 400, "invalid-parameter", path);
+        assert_eq!(body["errors"][0]["parameter"], parameter, "{query}");
+    }
+}
+
+#[test]
+fn a_pattern_that_could_find_nothing_says_what_a_star_is() {
+    let collector = Collector::start();
+    for path in ["/api/v1/latest", "/api/v1/events"] {
+        for pattern in ["/disk/**", "/disk/*/ut*", "/**/a"] {
+            let answer = collector.get(&format!("{path}?path={pattern}"));
+            let body = problem(&answer, 400, "invalid-parameter", path);
+            let detail = body["errors"][0]["detail"].as_str().unwrap();
+            assert!(detail.contains("one whole name"), "{detail}");
+        }
+    }
+}
+
+#[test]
+fn a_prefix_may_end_like_a_folder() {
+    let collector = Collector::start();
+    collector.store.put("d", "/disk/a", T, 1.0);
+    collector.store.put("d", "/cpu/a", T, 1.0);
+    let count = |prefix: &str| {
+        let answer = collector.get(&format!("/api/v1/devices/d/metrics?prefix={prefix}"));
+        answer.json()["items"].as_array().map(Vec::len)
+    };
+    assert_eq!(count("/disk/"), count("/disk"));
+    assert_eq!((count("/disk"), count("/")), (Some(1), Some(2)));
+    let path = "/api/v1/devices/d/metrics";
+    let answer = collector.get(&format!("{path}?prefix=/disk//a"));
+    let body = problem(&answer, 400, "invalid-parameter", path);
+    assert!(body["detail"].as_str().unwrap().contains("~1"), "{body}");
 }

@@ -105,14 +105,54 @@ fn devices_are_found_by_their_labels() {
     ] {
         assert_eq!(ids(&collector, query), expected, "{query}");
     }
-    for query in ["label=Site:x", "label=", "label=:x"] {
+    for query in ["label=Site:x", "label=", "label=:x", "label=site=berlin"] {
         let answer = get(&collector, &format!("/api/v1/devices?{query}"));
         let body = problem(&answer, 400, "invalid-parameter", "/api/v1/devices");
         assert_eq!(body["errors"][0]["parameter"], "label", "{query}");
+        let hint = body["detail"]
+            .as_str()
+            .unwrap()
+            .contains("label=site:berlin");
+        assert_eq!(hint, query.contains("=site="), "{body}");
     }
     let text = get(&collector, "/metrics/devices");
     let line = "devmon_device_labels{device=\"d\",label_rack=\"4\",label_site=\"köln\",label_team=\"x:y\"} 1";
     assert!(text.text().contains(line), "{}", text.text());
+}
+
+#[test]
+fn a_patch_of_nothing_changes_nothing_and_null_takes_all_away_that_was_given() {
+    let collector = fleet();
+    let changes = r#"{"labels":{"site":"köln","team":"x:y"}}"#;
+    let changed = patch(&collector, URL, PATCH, changes).json();
+    let same = patch(&collector, URL, PATCH, "{}");
+    assert_eq!((same.status, same.json()), (200, changed));
+    let none = patch(&collector, URL, PATCH, r#"{"labels":null}"#).json();
+    assert_eq!(none["operator_labels"], json!({}));
+    assert_eq!(none["labels"], json!({"site": "berlin", "rack": "4"}));
+    let nobody = "/api/v1/devices/nobody";
+    for body in ["{}", r#"{"labels":null}"#] {
+        let answer = patch(&collector, nobody, PATCH, body);
+        problem(&answer, 404, "not-found", nobody);
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_patch_is_said_in_words_of_json() {
+    let collector = fleet();
+    for (body, said) in [
+        ("[]", "the body is no JSON object"),
+        (r#"{"id":"x"}"#, "\"id\" can not be changed; labels can"),
+        (
+            r#"{"labels":{"site":1}}"#,
+            "labels is neither null nor an object of texts and nulls",
+        ),
+    ] {
+        let answer = patch(&collector, URL, PATCH, body);
+        let detail = problem(&answer, 400, "malformed", URL)["detail"].clone();
+        let detail = detail.as_str().unwrap();
+        assert!(detail.starts_with(&format!("{said}; send {{")), "{detail}");
+    }
 }
 
 #[test]
@@ -143,8 +183,8 @@ fn what_is_no_patch_of_labels_changes_nothing_and_says_why() {
         "",
         "{",
         "[]",
-        "{}",
         r#"{"id":"x"}"#,
+        r#"{"labels":[]}"#,
         r#"{"labels":{"site":1}}"#,
         r#"{"labels":{},"status":"online"}"#,
     ] {

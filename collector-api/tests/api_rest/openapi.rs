@@ -335,7 +335,7 @@ fn every_call_answers_as_it_is_described() {
                 ..call.clone()
             };
             try_as(415, &sent("text/plain", "{}"), &token);
-            try_as(400, &sent(media, "{}"), &token);
+            try_as(400, &sent(media, "[]"), &token);
             try_as(413, &sent(media, &"x".repeat(65 << 10)), &token);
         }
         try_as(431, &call, &[token[0], ("x-long", &long)]);

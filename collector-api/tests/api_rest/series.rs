@@ -459,6 +459,25 @@ fn a_page_keeps_the_range_of_the_first_when_time_goes_on() {
 }
 
 #[test]
+fn a_cursor_goes_on_in_its_own_range_only() {
+    let collector = Collector::start();
+    for i in 0..20_i64 {
+        collector.store.put("d", "/a", T + i, i);
+    }
+    let asked = |from: i64, more: &str| {
+        let query = format!("path=/a&from={from}&to={}&limit=5{more}", T + 19);
+        collector.get(&url(&query))
+    };
+    let first = asked(T, "").json();
+    let more = format!("&cursor={}", first["next_cursor"].as_str().unwrap());
+    assert_eq!(asked(T, &more).status, 200);
+    let other = asked(T + 1, &more);
+    let said = &other.json()["errors"][0];
+    assert_eq!((other.status, &said["parameter"]), (400, &json!("cursor")));
+    assert!(said["detail"].as_str().unwrap().contains("from="), "{said}");
+}
+
+#[test]
 fn too_many_points_are_refused_with_what_to_do() {
     let collector = Collector::start();
     let mut paths = String::new();

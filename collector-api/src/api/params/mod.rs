@@ -34,25 +34,22 @@ impl Params {
     /// Decodes a query string (`application/x-www-form-urlencoded`). Only `path`, `device` and `label` may be repeated.
     ///
     /// # Errors
-    /// An unknown, repeated or malformed parameter.
+    /// All that are unknown, repeated or malformed.
     pub fn parse(raw: &str, known: &[&str]) -> Result<Self, Problem> {
         let mut pairs: Vec<(String, String)> = Vec::new();
+        let mut wrong: Option<Problem> = None;
         for part in raw.split('&').filter(|part| !part.is_empty()) {
-            let (name, value) = part.split_once('=').unwrap_or((part, ""));
-            let name = form_decode(name)
-                .ok_or_else(|| Problem::parameter(name, "the name is not percent-encoded UTF-8"))?;
-            if !known.contains(&name.as_str()) {
-                return Err(unknown(&name, known));
+            match pair(part, known, &pairs) {
+                Ok(pair) => pairs.push(pair),
+                Err(problem) => {
+                    wrong = Some(match wrong {
+                        None => problem,
+                        Some(first) => first.and(problem),
+                    });
+                }
             }
-            let value = form_decode(value).ok_or_else(|| {
-                Problem::parameter(&name, "the value is not percent-encoded UTF-8")
-            })?;
-            if !REPEATED.contains(&name.as_str()) && pairs.iter().any(|(n, _)| *n == name) {
-                return Err(Problem::parameter(name, "stands twice"));
-            }
-            pairs.push((name, value));
         }
-        Ok(Self(pairs))
+        wrong.map_or(Ok(Self(pairs)), Err)
     }
 
     /// Names and values in their order.
@@ -96,14 +93,16 @@ impl Params {
         self.get("cursor").map(parse).transpose()
     }
 
-    /// A path or nothing, to list what is at or below it.
+    /// A path, to list what is at or below it, with or without a `/` at its end; nothing or `/` for all.
     ///
     /// # Errors
     /// Not a path.
     pub fn prefix(&self) -> Result<String, Problem> {
         match self.get("prefix") {
-            None | Some("") => Ok(String::new()),
-            Some(text) => metric_path("prefix", text).map(|path| path.to_string()),
+            None | Some("" | "/") => Ok(String::new()),
+            // As people write folders.
+            Some(text) => metric_path("prefix", text.strip_suffix('/').unwrap_or(text))
+                .map(|path| path.to_string()),
         }
     }
 
@@ -154,8 +153,14 @@ impl Params {
                 let (name, value) = text
                     .split_once(':')
                     .map_or((text, None), |(name, value)| (name, Some(value)));
-                labels::check(name, value.unwrap_or_default())
-                    .map_err(|e| Problem::parameter("label", e))?;
+                labels::check(name, value.unwrap_or_default()).map_err(|e| {
+                    let hint = if name.contains('=') {
+                        "; between name and value stands a colon: label=site:berlin"
+                    } else {
+                        ""
+                    };
+                    Problem::parameter("label", format!("{e}{hint}"))
+                })?;
                 Ok((name.to_owned(), value.map(str::to_owned)))
             })
             .collect::<Result<_, Problem>>()?;
@@ -241,6 +246,28 @@ impl Params {
     }
 }
 
+/// One parameter, decoded.
+fn pair(
+    part: &str,
+    known: &[&str],
+    before: &[(String, String)],
+) -> Result<(String, String), Problem> {
+    let (name, value) = part.split_once('=').unwrap_or((part, ""));
+    let name = form_decode(name)
+        .ok_or_else(|| Problem::parameter(name, "the name is not percent-encoded UTF-8"))?;
+    if !known.contains(&name.as_str()) {
+        return Err(unknown(&name, known));
+    }
+    let Some(value) = form_decode(value) else {
+        let detail = "the value is not percent-encoded UTF-8";
+        return Err(Problem::parameter(name, detail));
+    };
+    if !REPEATED.contains(&name.as_str()) && before.iter().any(|(n, _)| *n == name) {
+        return Err(Problem::parameter(name, "stands twice"));
+    }
+    Ok((name, value))
+}
+
 /// One of a closed list of words.
 pub(super) fn word<T: Copy>(
     name: &str,
@@ -282,15 +309,17 @@ fn whole(name: &str, text: &str, range: &RangeInclusive<u64>) -> Result<u64, Pro
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let wrong = |detail: String| Err(Problem::parameter(name, detail));
     match text.parse::<u64>() {
+        _ if !digits => wrong(format!(
+            "{text:?} is not a whole number, written with digits alone"
+        )),
         Ok(n) if n < *range.start() => {
             wrong(format!("{n} is less than the minimum of {}", range.start()))
         }
         Ok(n) if n <= *range.end() => Ok(n),
-        _ if digits => wrong(format!(
+        _ => wrong(format!(
             "{text} is more than the maximum of {}",
             range.end()
         )),
-        _ => wrong(format!("{text:?} is not a whole number")),
     }
 }
 

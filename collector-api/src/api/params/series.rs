@@ -58,6 +58,7 @@ impl Params {
                         return Err(Problem::parameter("cursor", detail));
                     }
                 };
+                self.goes_on(from, to, now)?;
                 (query.from, query.to, query.start) = (from, to, Some(next));
             }
             Some(_) => return Err(bad_cursor()),
@@ -102,6 +103,7 @@ impl Params {
                 to,
                 step_ms,
             }) => {
+                self.goes_on(from, to, now)?;
                 (query.from, query.to) = (from, to);
                 query.buckets = Buckets::Step(step_ms);
                 query.after = Some((device, path));
@@ -126,12 +128,26 @@ impl Params {
         Ok((from, to))
     }
 
+    /// Checks that a cursor, which holds the range of its first page, belongs to the range that is named beside it. One that moves with the clock can not be told from it.
+    fn goes_on(&self, from: TimestampMs, to: TimestampMs, now: TimestampMs) -> Result<(), Problem> {
+        for (name, held) in [("from", from), ("to", to)] {
+            let fixed = self.get(name).filter(|text| is_fixed(text));
+            let said = fixed.and_then(|text| time::parse(text, now).ok());
+            if let Some(said) = said.filter(|said| *said != held) {
+                let detail = format!(
+                    "belongs to a call with {name}={held}, not {said}; follow next_cursor with all else as it was"
+                );
+                return Err(Problem::parameter("cursor", detail));
+            }
+        }
+        Ok(())
+    }
+
     /// True if a range of series is over and fixed: named by times that do not move, and with an end behind which little comes.
     #[must_use]
     pub fn is_closed(&self, to: TimestampMs, now: TimestampMs) -> bool {
-        let fixed = |text: &str| !text.starts_with('-') && text != "now";
         // A cursor holds the times.
-        let named = self.get("to").is_some_and(fixed) && self.get("from").is_none_or(fixed);
+        let named = self.get("to").is_some_and(is_fixed) && self.get("from").is_none_or(is_fixed);
         (named || self.get("cursor").is_some()) && now.since(to) >= LATE_MS
     }
 
@@ -174,11 +190,16 @@ impl Params {
     }
 }
 
+/// A time that does not move with the clock.
+fn is_fixed(text: &str) -> bool {
+    !text.starts_with('-') && text != "now"
+}
+
 fn step(text: &str) -> Result<i64, Problem> {
     let wrong = |detail: &str| Problem::parameter("step", format!("{text:?} {detail}"));
     let ms = match text.parse::<u64>() {
-        Ok(ms) => ms,
-        Err(_) => match text.parse::<DurationText>() {
+        Ok(ms) if !text.starts_with('+') => ms,
+        _ => match text.parse::<DurationText>() {
             Ok(duration) => u64::try_from(duration.0.as_millis()).unwrap_or(u64::MAX),
             Err(_) => {
                 return Err(wrong(
