@@ -343,6 +343,11 @@ impl Engine {
         blocks
     }
 
+    /// Samples that readers see in the heads.
+    pub(super) fn head_samples(&self) -> u64 {
+        self.shared.read().catalogue.head_samples
+    }
+
     /// What the heads are taken to hold, those being sealed too.
     pub(super) fn head_bytes(&self) -> u64 {
         self.shared.read().catalogue.head_bytes.get()

@@ -28,12 +28,12 @@ fn a_reader_has_its_turns_within_a_commit_and_sees_each_message_whole() {
                 done.store(true, Relaxed);
             });
             while !done.load(Relaxed) {
-                let new = engine.status().head_samples;
+                let new = engine.head_samples();
                 within += u64::from(new > 0 && new < MESSAGES * LEAVES);
                 halves += u64::from(!new.is_multiple_of(LEAVES));
             }
         });
-        assert_eq!(engine.status().head_samples, MESSAGES * LEAVES);
+        assert_eq!(engine.head_samples(), MESSAGES * LEAVES);
         assert_eq!(halves, 0, "{halves} times half a message was seen");
         if within > 0 {
             return;
