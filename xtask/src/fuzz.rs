@@ -1,8 +1,10 @@
 //! `cargo xtask fuzz`: every parser of outside bytes under libFuzzer, each for a while.
 //!
-//! The coverage flags are plain `-C` flags of stable rustc, so that neither a nightly toolchain nor cargo-fuzz is needed. The corpus stays in
-//! the crate's `fuzz/corpus` for the next run; what breaks a target is written to `fuzz/artifacts` beside it.
+//! The coverage flags are plain `-C` flags of stable rustc, so that neither a nightly toolchain nor cargo-fuzz is needed. A wrapper of rustc gives them to our crates and the parser of
+//! PromQL only: what stands below them is built as ever, in minutes. The corpus stays in the crate's `fuzz/corpus` for the next run, beginning with what is in `fuzz/seeds/TARGET.txt`;
+//! what breaks a target is written to `fuzz/artifacts` beside it.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -30,9 +32,18 @@ const CRATES: [(&str, &[&str]); 2] = [
             "accept",
             "event_id",
             "promql",
+            "call",
         ],
     ),
 ];
+/// Between two seeds of a file.
+const BETWEEN_SEEDS: &str = "\n===\n";
+const WRAPPER: &str = r#"#!/bin/sh
+# cargo xtask fuzz: coverage for what is fuzzed; a build script has no libFuzzer to report to.
+case "$*" in *"--crate-name build_script_"*) exec "$@" ;; esac
+case "$CARGO_PKG_NAME" in devmon-*|promql-parser) exec "$@" $DEVMON_COVERAGE_FLAGS ;; esac
+exec "$@"
+"#;
 const COVERAGE_FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table -Clink-dead-code";
 
@@ -87,6 +98,12 @@ impl Fuzz {
                 corpus.join("journal-v1"),
             )?;
         }
+        let seeds = fuzz.join("seeds").join(format!("{target}.txt"));
+        if let Ok(seeds) = std::fs::read_to_string(seeds) {
+            for (n, seed) in seeds.trim_end().split(BETWEEN_SEEDS).enumerate() {
+                std::fs::write(corpus.join(format!("seed-{n}")), seed)?;
+            }
+        }
         let programs = fuzz.join("target").join(TRIPLE).join("release");
         let status = Command::new(programs.join(target))
             .arg(format!("-max_total_time={}", self.seconds))
@@ -104,11 +121,16 @@ impl Fuzz {
 
 fn build(name: &str, fuzz: &Path) -> anyhow::Result<()> {
     heading(&format!("Building the fuzz targets of {name}"));
+    let wrapper = fuzz.join("target/rustc-with-coverage");
+    std::fs::create_dir_all(fuzz.join("target"))?;
+    std::fs::write(&wrapper, WRAPPER)?;
+    std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755))?;
     let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
     cargo
         .args(["build", "--release", "--target", TRIPLE])
         .args(["--target-dir", "target"])
-        .env("RUSTFLAGS", COVERAGE_FLAGS)
+        .env("RUSTC_WRAPPER", &wrapper)
+        .env("DEVMON_COVERAGE_FLAGS", COVERAGE_FLAGS)
         .current_dir(fuzz);
     let status = prepare::as_from_a_shell(&mut cargo).status()?;
     if !status.success() {

@@ -26,6 +26,8 @@ const CLIENTS: u32 = 100;
 const LIVE_DEVICES: u32 = 3000;
 const LIVE_MESSAGES: u32 = 30_000;
 const LIVE_CLIENTS: [u32; 3] = [1, 10, 100];
+/// Names of the threads that answer (`collector-api/src/serve.rs`).
+const API_THREADS: &str = "api";
 /// Until all devices are known and the intake runs evenly.
 const LIVE_WARM_UP: Duration = Duration::from_secs(10);
 
@@ -200,7 +202,15 @@ fn live(wrk: &Wrk, dir: &Path) -> anyhow::Result<String> {
         }
         LIVE_CLIENTS
             .iter()
-            .map(|clients| Ok((*clients, wrk.ask(&server, *clients, &known)?)))
+            .map(|clients| {
+                let before = server.ran_and_waited_s(API_THREADS)?;
+                let answered = wrk.ask(&server, *clients, &known)?;
+                let after = server.ran_and_waited_s(API_THREADS)?;
+                let each = |before: f64, after: f64| (after - before) * 1000.0 / answered.requests;
+                let ran_ms = each(before.0, after.0);
+                let waited_ms = each(before.1, after.1);
+                Ok((*clients, answered, ran_ms, waited_ms))
+            })
             .collect::<anyhow::Result<Vec<_>>>()
     })();
     if asked.is_err() {
@@ -212,12 +222,12 @@ fn live(wrk: &Wrk, dir: &Path) -> anyhow::Result<String> {
     let said = String::from_utf8_lossy(&out.stdout);
     let mut text = format!(
         "\nLatest of a device (50 leaves) while {LIVE_DEVICES} devices send {LIVE_MESSAGES} messages a second of 50 leaves in all, fsynced; generator, wrk and collector on the same cores:\n\n\
-         | clients | requests/s | p50, ms | p99, ms |\n|---:|---:|---:|---:|\n"
+         | clients | requests/s | p50, ms | p99, ms | API's threads ran, ms/request | and waited for a core, ms/request |\n|---:|---:|---:|---:|---:|---:|\n"
     );
-    for (clients, a) in asked {
+    for (clients, a, ran_ms, waited_ms) in asked {
         let _ = writeln!(
             text,
-            "| {clients} | {:.0} | {:.2} | {:.2} |",
+            "| {clients} | {:.0} | {:.2} | {:.2} | {ran_ms:.3} | {waited_ms:.3} |",
             a.per_s(),
             a.p50_ms,
             a.p99_ms

@@ -105,6 +105,25 @@ impl Server {
         Ok(times(&format!("/proc/{}/stat", self.process.pid()))?.0)
     }
 
+    /// Seconds that its threads of this name ran, and that they could have run but waited for a core (`/proc/PID/task/TID/schedstat`).
+    pub(super) fn ran_and_waited_s(&self, threads: &str) -> anyhow::Result<(f64, f64)> {
+        let tasks = format!("/proc/{}/task", self.process.pid());
+        let (mut ran, mut waited) = (0.0, 0.0);
+        for task in fs::read_dir(&tasks).with_context(|| tasks.clone())? {
+            let task = task?.path();
+            // A thread may end while we look.
+            let read = |file: &str| fs::read_to_string(task.join(file)).unwrap_or_default();
+            if read("comm").trim_end() != threads {
+                continue;
+            }
+            let text = read("schedstat");
+            let mut ns = text.split_whitespace().map(|n| n.parse().unwrap_or(0.0));
+            ran += ns.next().unwrap_or(0.0) / 1e9;
+            waited += ns.next().unwrap_or(0.0) / 1e9;
+        }
+        Ok((ran, waited))
+    }
+
     /// Memory that it holds now, in bytes.
     pub(super) fn resident_bytes(&self) -> anyhow::Result<u64> {
         memory_bytes(self.process.pid(), "VmRSS:")
