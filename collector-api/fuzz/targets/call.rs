@@ -140,12 +140,14 @@ fuzz_target!(|text: &[u8]| {
         if form.starts_with("text/event-stream") {
             return (None, status, form, Bytes::new()); // it goes on for ever
         }
+        let coded = answer.headers().contains_key("content-encoding");
         let body = answer.into_body().collect().await.expect("a whole body").to_bytes();
-        (Some(line), status, form, body)
+        (Some(line), status, if coded { String::new() } else { form }, body)
     });
     LINE.set(line);
     assert!(DOCUMENTED.contains(&status), "{method} {uri}: {status}");
-    if status < 400 || method == "HEAD" {
+    // What is compressed is read by the tests.
+    if status < 400 || method == "HEAD" || form.is_empty() {
         return;
     }
     let said: serde_json::Value = serde_json::from_slice(&body).unwrap_or_else(|e| panic!("{method} {uri}: {status} {e}"));

@@ -41,10 +41,16 @@ impl Collector {
         let mut words = ready.split_whitespace();
         let http = words.find_map(|word| word.strip_prefix("http=http://"));
         let http = http.unwrap_or_else(|| panic!("no address in {ready:?}"));
-        Self {
+        let this = Self {
             http: http.parse().unwrap(),
             child,
-        }
+        };
+        // Before it has subscribed, what devices send is lost to it.
+        wait_for("it is connected to the broker", || {
+            let status = this.status();
+            (status["intake"]["broker"]["connected"] == true).then_some(())
+        });
+        this
     }
 
     pub(crate) fn kill_9(mut self) {
