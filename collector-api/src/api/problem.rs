@@ -148,13 +148,12 @@ impl Problem {
         }
     }
 
-    /// With the parameter of another one, which is said too.
-    #[must_use]
-    pub(super) fn and(mut self, other: Self) -> Self {
-        self.detail = format!("{}; {}", self.detail, other.detail);
+    /// Says of the parameter of another one, too.
+    pub(super) fn add(&mut self, other: Self) {
+        self.detail.push_str("; ");
+        self.detail.push_str(&other.detail);
         self.more
             .extend(other.parameter.into_iter().chain(other.more));
-        self
     }
 
     /// The answer to a call of `instance`, a path.

@@ -193,7 +193,7 @@ async fn turn(
     waited.map(Result::ok).map_err(|_| {
         api.requests.turn_away();
         let wait_s = QUERY_PATIENCE.as_secs();
-        let detail = format!("{QUERIES_AT_ONCE} queries are at work, and none has ended within {wait_s} s; ask again, for less at a time or less often");
+        let detail = format!("{QUERIES_AT_ONCE} queries are at work, and no turn came within {wait_s} s; ask again, for less at a time or less often");
         Problem::new(Kind::Busy, detail)
     })
 }

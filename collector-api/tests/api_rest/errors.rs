@@ -521,3 +521,13 @@ fn a_prefix_may_end_like_a_folder() {
     let body = problem(&answer, 400, "invalid-parameter", path);
     assert!(body["detail"].as_str().unwrap().contains("~1"), "{body}");
 }
+
+#[test]
+fn of_very_many_wrong_names_some_are_said() {
+    let collector = Collector::start();
+    let path = "/api/v1/devices";
+    let answer = collector.get(&format!("{path}?{}", "a&".repeat(7_000)));
+    let body = problem(&answer, 400, "invalid-parameter", path);
+    assert_eq!(body["errors"].as_array().map(Vec::len), Some(20));
+    assert!(answer.body.len() < 8_192, "{} bytes", answer.body.len());
+}

@@ -366,3 +366,20 @@ fn a_real_prometheus_scrapes_it() {
         .put_device("a", |d| d.presence = Some(Presence::Offline));
     wait("devmon_disk_used_bytes%7Bdevice=%22a%22%7D", 0);
 }
+
+#[test]
+fn regular_expressions_of_a_query_are_bounded() {
+    let collector = Collector::start();
+    let ask = |count: usize| {
+        let one = "a%7Bb%3D~%22c%22%7D"; // a{b=~"c"}
+        let query = vec![one; count].join("%2B");
+        let selectors: Vec<_> = vec![format!("match[]={one}"); count];
+        [
+            format!("query?query={query}"),
+            format!("series?{}", selectors.join("&")),
+        ]
+        .map(|call| collector.get(&format!("/prometheus/api/v1/{call}")).status)
+    };
+    assert_eq!(ask(16), [200, 200]);
+    assert_eq!(ask(17), [400, 400]);
+}

@@ -211,8 +211,8 @@ pub(super) const SAID: Shape = Shape::Form("\\S");
 pub(super) const DEVICE: Shape = Shape::Form("^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$");
 /// A path of a metric: a JSON Pointer (RFC 6901). That a name has at most 128 bytes is not in it, for bytes are not characters.
 pub(super) const PATH: Shape = Shape::Form("^(/([^/~\\u0000]|~[01])+){1,17}$");
-/// A path, or nothing.
-pub(super) const PREFIX: Shape = Shape::Form("^(/([^/~\\u0000]|~[01])+){0,17}$");
+/// A path, or nothing; as folders are written too.
+pub(super) const PREFIX: Shape = Shape::Form("^(/|(/([^/~\\u0000]|~[01])+){1,17}/?)?$");
 /// A point in time.
 pub(super) const TIME: Shape = Shape::Form(
     "^(now|-[0-9]{1,9}(ms|s|m|h|d)|[0-9]{1,14}|[0-9]{1,11}\\.[0-9]+|[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]+)?([Zz]|[+ -][0-9]{2}:[0-9]{2}))$",

@@ -23,6 +23,8 @@ pub(super) const LIST_LIMIT: (usize, usize) = (100, 1_000);
 pub(super) const MAX_PATHS: usize = 50;
 /// Most ids of devices, or patterns of them, in one call.
 pub(super) const MAX_DEVICES: usize = 1_000;
+/// Most names of parameters that are called wrong in one answer.
+const MAX_WRONG: usize = 20;
 /// Parameters that may stand several times.
 const REPEATED: [&str; 3] = ["path", "device", "label"];
 
@@ -34,19 +36,19 @@ impl Params {
     /// Decodes a query string (`application/x-www-form-urlencoded`). Only `path`, `device` and `label` may be repeated.
     ///
     /// # Errors
-    /// All that are unknown, repeated or malformed.
+    /// All that are unknown, repeated or malformed, the first [`MAX_WRONG`] of them.
     pub fn parse(raw: &str, known: &[&str]) -> Result<Self, Problem> {
         let mut pairs: Vec<(String, String)> = Vec::new();
         let mut wrong: Option<Problem> = None;
         for part in raw.split('&').filter(|part| !part.is_empty()) {
             match pair(part, known, &pairs) {
                 Ok(pair) => pairs.push(pair),
-                Err(problem) => {
-                    wrong = Some(match wrong {
-                        None => problem,
-                        Some(first) => first.and(problem),
-                    });
-                }
+                Err(problem) => match &mut wrong {
+                    None => wrong = Some(problem),
+                    Some(first) if first.more.len() + 1 < MAX_WRONG => first.add(problem),
+                    // One that asks so much wrong is no person, and is not helped by more.
+                    Some(_) => break,
+                },
             }
         }
         wrong.map_or(Ok(Self(pairs)), Err)

@@ -13,6 +13,8 @@ use super::super::time;
 use crate::query::promql::plan;
 use crate::query::promql::{self, Error};
 
+/// Most `match[]` of a call.
+const MAX_SELECTORS: usize = 16;
 /// Units of durations with their length in ms, in the order in which they may stand: a year has 365 days, a day 24 hours.
 const UNITS: [(&str, u64); 7] = [
     ("y", 365 * 86_400_000),
@@ -94,7 +96,15 @@ impl Asked {
     /// The selectors of `match[]`; none: everything.
     pub(super) fn selectors(&self) -> Result<Vec<Vec<Matcher>>, Error> {
         let mut all = Vec::new();
-        for (_, text) in self.0.iter().filter(|(name, _)| name == "match[]") {
+        let given = self.0.iter().filter(|(name, _)| name == "match[]");
+        let count = given.clone().count();
+        if count > MAX_SELECTORS {
+            return Err(Error::BadData(format!(
+                "match[] stands {count} times; the most is {MAX_SELECTORS}"
+            )));
+        }
+        promql::check_regexes(given.clone().map(|(_, text)| text.as_str()))?;
+        for (_, text) in given {
             match promql::parse(text)? {
                 Expr::VectorSelector(selector) => all.extend(plan::matchers(&selector)),
                 _ => {

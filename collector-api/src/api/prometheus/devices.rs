@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use devmon_core::Value;
 use devmon_core::wire::TimestampMs;
-use devmon_core::wire::about::About;
 
 use super::super::Api;
 use super::super::params::Params;
 use super::super::problem::{Kind, Problem};
 use super::text::{Exposition, Format};
-use crate::query::devices::{STALE_INTERVALS, Status, labels, status};
+use crate::query::devices::{STALE_INTERVALS, Status, labels, patience_ms, status};
 use crate::query::families::{Family, OWN, Type};
 use crate::query::fleet::Pattern;
 use crate::query::names::NamedSeries;
@@ -89,7 +88,7 @@ pub(super) fn expose(
             }
             if status != Status::Offline {
                 for one in api.names.series(&*api.store, device) {
-                    if wanted.series(&one) && is_fresh(&one, device.about.as_deref(), now) {
+                    if wanted.series(&one) && is_fresh(&one, device, now) {
                         count += 1;
                         add(&mut exposition, device.id.as_str(), &one);
                     }
@@ -148,18 +147,19 @@ fn about_device(exposition: &mut Exposition, device: &DeviceRecord, status: Stat
     }
 }
 
-fn is_fresh(one: &NamedSeries, about: Option<&About>, now: TimestampMs) -> bool {
+fn is_fresh(one: &NamedSeries, device: &DeviceRecord, now: TimestampMs) -> bool {
+    let about = device.about.as_deref();
     let first = one.series.path.segments().next();
     let sources = about.iter().flat_map(|a| &a.sources);
     let interval_ms = sources
         .filter(|source| first.as_deref() == Some(source.name.as_str()))
         .map(|source| source.interval_ms)
         .max();
-    let batch_ms = about.map_or(0, |a| a.agent.publish_every_ms);
+    // What is online has its values: at least as long as the device may be silent.
     let patience_ms = interval_ms
         .unwrap_or(0)
-        .max(batch_ms)
-        .saturating_mul(STALE_INTERVALS);
+        .saturating_mul(STALE_INTERVALS)
+        .max(patience_ms(about, &device.gaps));
     let patience_ms = u128::from(patience_ms).max(FRESH.as_millis());
     u128::try_from(now.since(one.series.last_ts)).is_ok_and(|age| age <= patience_ms)
         || one.series.last_ts > now

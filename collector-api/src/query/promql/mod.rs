@@ -22,6 +22,8 @@ pub type Labels = Vec<(String, String)>;
 pub const ABSENT: f64 = f64::from_bits(0x7ff0_0000_0000_0002);
 /// Longest expression in bytes. It bounds the depth of the parser's tree too.
 pub const MAX_QUERY_BYTES: usize = 8_192;
+/// Most regular expressions of a query: each may take the 10 MB that one may have once it is compiled.
+const MAX_REGEXES: usize = 16;
 /// Deepest expression; each level is some frames of stack.
 const MAX_DEPTH: usize = 100;
 /// Most steps of a range query: Prometheus' own limit.
@@ -109,9 +111,26 @@ pub fn parse(text: &str) -> Result<Expr, Error> {
             text.len()
         )));
     }
+    // The parser compiles each: some MB and ms, before any other bound is looked at.
+    check_regexes([text])?;
     let expr = parser::parse(text).map_err(Error::BadData)?;
     check(&expr)?;
     Ok(expr)
+}
+
+/// Refuses what has more regular expressions than are compiled for one call.
+///
+/// # Errors
+/// [`Error::BadData`].
+pub fn check_regexes<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<(), Error> {
+    let of = |text: &str| text.matches("=~").count() + text.matches("!~").count();
+    let regexes: usize = texts.into_iter().map(of).sum();
+    if regexes > MAX_REGEXES {
+        return Err(Error::BadData(format!(
+            "the query has {regexes} regular expressions (=~, !~); the most is {MAX_REGEXES}"
+        )));
+    }
+    Ok(())
 }
 
 /// Refuses what is nested too deep to walk.

@@ -45,7 +45,7 @@ impl Sink for Vec<Series> {
         let points = (self.len() + 1).saturating_mul(series.v.len());
         self.push(series);
         if points > MAX_POINTS {
-            return Err(Error::BadData(format!(
+            return Err(Error::Execution(format!(
                 "more than {MAX_POINTS} points; ask for fewer series, a longer step or a shorter range"
             )));
         }
