@@ -288,7 +288,9 @@ pub(in crate::api) fn label_values(
     name: &Segment,
 ) -> Result<Long, Problem> {
     let ask = || {
-        let name = name.file_name().unwrap_or_default();
+        let name = name.file_name().ok_or_else(|| {
+            Error::BadData("the label's name is not percent-encoded UTF-8".to_owned())
+        })?;
         let mut found = BTreeSet::new();
         look(api, &Asked::of(call)?, &mut |labels| {
             found.extend(labels.into_iter().find(|(n, _)| *n == name).map(|(_, v)| v));

@@ -7,6 +7,7 @@ const MAX_VALUE_BYTES: usize = 4_096;
 /// All labels of a vector that they make.
 const MAX_LABELS_BYTES: usize = 64 << 20;
 
+use crate::query::promql::patience::Watch;
 use crate::query::promql::{Error, Labels, Series, is_label_name, join};
 
 /// What is certain of the labels of something that is not there: those that its selector asks to be equal, once each.
@@ -24,7 +25,11 @@ pub(super) fn absent_labels(selector: &VectorSelector) -> Labels {
 }
 
 /// `label_replace(v, dst, replacement, src, regex)`.
-pub(super) fn label_replace(series: Vec<Series>, texts: &[String]) -> Result<Vec<Series>, Error> {
+pub(super) fn label_replace(
+    series: Vec<Series>,
+    texts: &[String],
+    watch: Watch,
+) -> Result<Vec<Series>, Error> {
     let [target, replacement, source, pattern] = texts else {
         return Err(Error::BadData("label_replace takes four texts".into()));
     };
@@ -38,7 +43,7 @@ pub(super) fn label_replace(series: Vec<Series>, texts: &[String]) -> Result<Vec
             "invalid destination label name in label_replace(): {target}"
         )));
     }
-    set(series, "label_replace", target, |labels| {
+    set(series, "label_replace", target, watch, |labels| {
         let found = pattern.captures(value(labels, source))?;
         let mut new = String::new();
         found.expand(replacement, &mut new);
@@ -47,7 +52,11 @@ pub(super) fn label_replace(series: Vec<Series>, texts: &[String]) -> Result<Vec
 }
 
 /// `label_join(v, dst, separator, src…)`.
-pub(super) fn label_join(series: Vec<Series>, texts: &[String]) -> Result<Vec<Series>, Error> {
+pub(super) fn label_join(
+    series: Vec<Series>,
+    texts: &[String],
+    watch: Watch,
+) -> Result<Vec<Series>, Error> {
     let [target, separator, sources @ ..] = texts else {
         return Err(Error::BadData(
             "label_join takes a label and a separator".into(),
@@ -63,7 +72,7 @@ pub(super) fn label_join(series: Vec<Series>, texts: &[String]) -> Result<Vec<Se
             "invalid destination label name in label_join(): {target}"
         )));
     }
-    set(series, "label_join", target, |labels| {
+    set(series, "label_join", target, watch, |labels| {
         let values: Vec<&str> = sources.iter().map(|name| value(labels, name)).collect();
         Some(values.join(separator))
     })
@@ -79,10 +88,13 @@ fn set(
     series: Vec<Series>,
     function: &str,
     target: &str,
+    mut watch: Watch,
     new: impl Fn(&Labels) -> Option<String>,
 ) -> Result<Vec<Series>, Error> {
     let mut bytes = 0_usize;
     let one = |mut s: Series| {
+        // A byte that is compared with an expression may take as long as some numbers.
+        watch.worked(s.labels.iter().map(|(n, v)| n.len() + v.len()).sum())?;
         if let Some(new) = new(&s.labels) {
             if new.len() > MAX_VALUE_BYTES {
                 return Err(Error::Execution(format!(
@@ -112,7 +124,10 @@ fn set(
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
+    use crate::query::promql::patience::Patience;
 
     fn replaced(
         value_bytes: usize,
@@ -127,7 +142,29 @@ mod tests {
             v: vec![1.0],
         };
         let texts = ["b", replacement, "a", "(.*)"].map(str::to_owned);
-        label_replace((0..series).map(one).collect(), &texts)
+        label_replace((0..series).map(one).collect(), &texts, watch(PATIENCE))
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn watch(patience: Duration) -> Watch {
+        Watch::new(Patience {
+            deadline: Instant::now() + patience,
+            seconds: patience.as_secs(),
+        })
+    }
+
+    #[test]
+    fn what_takes_too_long_is_given_up() {
+        let one = |i: usize| Series {
+            labels: vec![("a".into(), format!("{i:0>1000}"))],
+            v: vec![1.0],
+        };
+        let texts = ["b", "$1", "a", "(.)(.*)"].map(str::to_owned);
+        let many = || (0..200).map(one).collect();
+        assert!(label_replace(many(), &texts, watch(PATIENCE)).is_ok());
+        let late = label_replace(many(), &texts, watch(Duration::ZERO));
+        assert!(matches!(late, Err(Error::Timeout(_))), "{late:?}");
     }
 
     #[test]

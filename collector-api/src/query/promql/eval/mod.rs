@@ -368,7 +368,7 @@ impl<'a> Eval<'a> {
                 for i in 1..5 {
                     texts.push(self.text(arg(i)?)?);
                 }
-                Val::Vector(label_replace(series, &texts)?)
+                Val::Vector(label_replace(series, &texts, self.watch())?)
             }
             "label_join" => {
                 let series = self.vector(arg(0)?)?;
@@ -376,7 +376,7 @@ impl<'a> Eval<'a> {
                 for i in 1..args.len() {
                     texts.push(self.text(arg(i)?)?);
                 }
-                Val::Vector(label_join(series, &texts)?)
+                Val::Vector(label_join(series, &texts, self.watch())?)
             }
             other => return Err(unsupported(format!("the function {other}"))),
         })
