@@ -158,7 +158,11 @@ pub(super) fn device(api: &Api, call: &Call, device: &Segment) -> Result<Respons
 #[serde(deny_unknown_fields)]
 pub(super) struct DevicePatch {
     /// By name; `null` takes one away. `null` for all of them takes away all that were given here; without it nothing changes.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none" // so the schema does not ask for it
+    )] // so the schema does not ask for it
     #[schemars(with = "Option<BTreeMap<String, Option<String>>>")]
     labels: Option<Option<BTreeMap<String, Option<String>>>>,
 }
