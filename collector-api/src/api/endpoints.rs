@@ -162,7 +162,7 @@ pub(super) struct DevicePatch {
         default,
         deserialize_with = "given",
         skip_serializing_if = "Option::is_none" // so the schema does not ask for it
-    )] // so the schema does not ask for it
+    )]
     #[schemars(with = "Option<BTreeMap<String, Option<String>>>")]
     labels: Option<Option<BTreeMap<String, Option<String>>>>,
 }

@@ -368,6 +368,15 @@ fn a_real_prometheus_scrapes_it() {
 }
 
 #[test]
+fn no_time_at_all_is_refused() {
+    let collector = Collector::start();
+    for (timeout, status) in [("0", 400), ("0s", 400), ("10s", 200)] {
+        let call = format!("/prometheus/api/v1/query?query=1&timeout={timeout}");
+        assert_eq!(collector.get(&call).status, status, "{timeout:?}");
+    }
+}
+
+#[test]
 fn regular_expressions_of_a_query_are_bounded() {
     let collector = Collector::start();
     let ask = |count: usize| {

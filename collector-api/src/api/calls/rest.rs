@@ -470,12 +470,12 @@ pub(super) static ROUTES: &[Route] = &[
     },
 ];
 
-/// A label's name, or name and value.
 /// On what a stream may go on from.
 const FOLLOW: Param = Param::new(
     "follow",
     Shape::Word(|| vec!["true", "false"]),
     "true: the header Event-Id says where a stream of events goes on from this answer (as Last-Event-ID), so that nothing between the two is missed. Default: false.",
 );
+/// A label's name, or name and value.
 const LABEL: Shape = Shape::Form("^[a-z][a-z0-9_]{0,62}(:[^\\u0000]{0,256})?$");
 const EVENT_ID: Shape = Shape::Form("^[0-9A-Fa-f]{16}-[0-9]{1,19}$");

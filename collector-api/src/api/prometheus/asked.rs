@@ -10,6 +10,7 @@ use promql_parser::parser::Expr;
 use super::super::endpoints::Call;
 use super::super::params::form_decode;
 use super::super::time;
+use crate::query::promql::eval::PATIENCE;
 use crate::query::promql::plan;
 use crate::query::promql::{self, Error};
 
@@ -91,6 +92,16 @@ impl Asked {
             return Err(wrong());
         }
         Ok(Some(seconds))
+    }
+
+    /// How long the answer may take.
+    pub(super) fn patience(&self) -> Result<Duration, Error> {
+        match self.duration("timeout")? {
+            Some(Duration::ZERO) => Err(Error::BadData(
+                "invalid parameter \"timeout\": nothing is answered in no time; write 10s, or leave it out".to_owned(),
+            )),
+            asked => Ok(asked.unwrap_or(PATIENCE)),
+        }
     }
 
     /// The selectors of `match[]`; none: everything.

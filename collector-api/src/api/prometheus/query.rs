@@ -82,7 +82,7 @@ fn budget() -> Budget {
         samples: 0,
         patience: Patience {
             deadline: Instant::now() + PATIENCE,
-            seconds: PATIENCE.as_secs(),
+            whole: PATIENCE,
         },
     }
 }
@@ -98,7 +98,7 @@ pub(in crate::api) fn instant(api: &Api, call: &Call, _: &Segment) -> Result<Lon
             count: 1,
             end_ms: at,
         };
-        let patience = asked.duration("timeout")?.unwrap_or(PATIENCE);
+        let patience = asked.patience()?;
         let mut eval = Eval::new(&*api.store, &api.names, steps, patience);
         let outcome = eval.run(&expr)?;
         Ok((outcome, eval.warnings, at))
@@ -148,7 +148,7 @@ pub(in crate::api) fn range(api: &Api, call: &Call, _: &Segment) -> Result<Long,
             count,
             end_ms: end,
         };
-        let patience = asked.duration("timeout")?.unwrap_or(PATIENCE);
+        let patience = asked.patience()?;
         let mut eval = Eval::new(&*api.store, &api.names, steps, patience);
         let outcome = eval.run(&expr)?;
         let series: Vec<(Labels, Vec<f64>)> = match outcome {

@@ -296,7 +296,7 @@ mod tests {
     fn watch(deadline: Instant) -> Watch {
         Watch::new(Patience {
             deadline,
-            seconds: 1,
+            whole: Duration::from_secs(1),
         })
     }
 
@@ -337,10 +337,10 @@ mod tests {
         for op in ["sum", "topk", "quantile"] {
             let mut late = watch(Instant::now() - Duration::from_millis(1));
             let found = aggregate(op, all.clone(), None, Some(&[1.0, 1.0]), 2, &mut late);
-            assert!(matches!(found, Err(Error::Timeout(1))), "{op}");
+            assert!(matches!(found, Err(Error::Timeout(_))), "{op}");
         }
         let mut late = watch(Instant::now() - Duration::from_millis(1));
         let found = count_values("x", all, None, 2, &mut late);
-        assert!(matches!(found, Err(Error::Timeout(1))));
+        assert!(matches!(found, Err(Error::Timeout(_))));
     }
 }

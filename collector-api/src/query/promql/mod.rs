@@ -13,6 +13,8 @@ pub mod matching;
 pub mod patience;
 pub mod plan;
 
+use std::time::Duration;
+
 use promql_parser::parser::{self, Expr};
 
 /// Name and value, sorted by name; `__name__` among them.
@@ -48,9 +50,9 @@ pub enum Error {
     #[error("the query would read more than {0} samples; ask for a shorter range or fewer series")]
     TooManySamples(usize),
     #[error(
-        "the query took longer than {0} s; ask for a shorter range, a longer step or fewer series"
+        "the query took longer than {0:?}; ask for a shorter range, a longer step or fewer series"
     )]
-    Timeout(u64),
+    Timeout(Duration),
     #[error(transparent)]
     Store(#[from] crate::store::engine::StoreError),
 }

@@ -1,6 +1,6 @@
 //! The time that a query may take, and looking at it within long loops.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Error;
 
@@ -8,7 +8,8 @@ use super::Error;
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
     pub deadline: Instant,
-    pub seconds: u64,
+    /// All of it.
+    pub whole: Duration,
 }
 
 /// Numbers that are worked on between two looks at the clock: below a ms, or some ms where they are sorted.
@@ -46,7 +47,7 @@ impl Patience {
     /// [`Error::Timeout`] when the time is over.
     pub fn check(&self) -> Result<(), Error> {
         if Instant::now() > self.deadline {
-            return Err(Error::Timeout(self.seconds));
+            return Err(Error::Timeout(self.whole));
         }
         Ok(())
     }

@@ -150,7 +150,7 @@ mod tests {
     fn watch(patience: Duration) -> Watch {
         Watch::new(Patience {
             deadline: Instant::now() + patience,
-            seconds: patience.as_secs(),
+            whole: patience,
         })
     }
 

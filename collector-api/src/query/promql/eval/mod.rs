@@ -67,7 +67,7 @@ impl<'a> Eval<'a> {
             samples: plan::MAX_SAMPLES,
             patience: Patience {
                 deadline: Instant::now() + patience,
-                seconds: patience.as_secs(),
+                whole: patience,
             },
         };
         Self {
