@@ -45,19 +45,34 @@ fn blocks(document: &str) -> Vec<Block> {
     blocks
 }
 
-/// Runs the documented commands; the documented addresses stand for the ones of this test.
-fn shell(commands: &str, http: &str, mqtt_port: &str) -> String {
+/// Before each documented command: a `curl` that notes what was answered with an error, also within a pipe.
+const NOTING_CURL: &str = r#"curl() { command curl --fail-with-body "$@" || { rc=$?; [ $rc -ne 22 ] || echo "curl $*" >>"$REFUSED"; return $rc; }; }"#;
+
+/// Runs the documented commands; the documented addresses stand for the ones of this test. What they said, and which calls of the API were refused.
+fn answers(commands: &str, http: &str, mqtt_port: &str) -> (String, String) {
     let commands = commands
         .replace("http://127.0.0.1:8765", http)
         .replace("-p 1883", &format!("-p {mqtt_port}"));
+    let dir = harness::tempdir();
+    let refused = dir.path().join("refused");
     let out = Command::new("sh")
-        .args(["-euc", &commands])
+        .args(["-uc", &format!("{NOTING_CURL}\nset -e\n{commands}")])
+        .env("REFUSED", &refused)
         .current_dir(root())
         .output()
         .unwrap();
+    let refused = std::fs::read_to_string(refused).unwrap_or_default();
     let stderr = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success(), "{commands}\n{stderr}");
-    String::from_utf8(out.stdout).unwrap()
+    let good = out.status.success() || !refused.is_empty();
+    assert!(good, "{commands}\n{stderr}");
+    (String::from_utf8(out.stdout).unwrap(), refused)
+}
+
+/// The same, where no call may be refused.
+fn shell(commands: &str, http: &str, mqtt_port: &str) -> String {
+    let (said, refused) = answers(commands, http, mqtt_port);
+    assert!(refused.is_empty(), "refused: {refused}\n{said}");
+    said
 }
 
 /// Objects whose keys are data, not form.
@@ -100,7 +115,13 @@ fn same_shape(at: &str, documented: &Json, real: &Json) {
         (Json::Object(_) | Json::Array(_), _) | (_, Json::Object(_) | Json::Array(_)) => {
             panic!("at {at}: documented {documented}, real {real}")
         }
-        _ => {}
+        // What may be missing is `null` in one of them.
+        (Json::Null, _) | (_, Json::Null) => {}
+        (d, r) => assert_eq!(
+            std::mem::discriminant(d),
+            std::mem::discriminant(r),
+            "at {at}: documented {documented}, real {real}"
+        ),
     }
 }
 
@@ -147,9 +168,17 @@ fn every_documented_call_answers_as_documented() {
         }
         let line = pair[0].line;
         let first = pair[0].text.lines().next().unwrap();
-        shell(&pair[0].text, &http, port);
+        let (_, refused) = answers(&pair[0].text, &http, port);
+        let documented_error = pair[1].language == "json"
+            && serde_json::from_str::<Json>(&pair[1].text)
+                .is_ok_and(|answer| answer["status"].as_u64().is_some_and(|s| s >= 400));
+        assert_eq!(
+            !refused.is_empty(),
+            documented_error,
+            "line {line}: {refused}"
+        );
         if pair[1].language == "json" {
-            let answer = shell(first, &http, port);
+            let (answer, _) = answers(first, &http, port);
             let real: Json = serde_json::from_str(&answer)
                 .unwrap_or_else(|e| panic!("line {line}: {e}: {answer}"));
             let documented: Json =

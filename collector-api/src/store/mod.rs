@@ -52,7 +52,7 @@ mod retention;
 pub mod rollup;
 mod seal;
 #[cfg(test)]
-mod seal_tests;
+pub(crate) mod seal_tests;
 mod stored;
 pub mod tally;
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::engine::{Accepted, Committed, Content, Store, StoreError};
 use super::kv::{Each, Kv, Table};
 use super::{Engine, Options};
 
-pub(super) const BASE_MS: i64 = 1_795_450_000_000;
+pub(crate) const BASE_MS: i64 = 1_795_450_000_000;
 
 /// Calls `before` ahead of each operation that changes the database.
 struct Watched {
@@ -52,7 +52,7 @@ impl Kv for Watched {
     }
 }
 
-pub(super) fn options() -> Options {
+pub(crate) fn options() -> Options {
     Options {
         retention: Duration::from_secs(100 * 365 * 86_400),
         archive_after: Duration::from_secs(1000 * 365 * 86_400), // not by itself
@@ -77,7 +77,7 @@ pub(super) fn open_watched_as(
     Engine::open_with(dir, options, |kv| Box::new(Watched { kv, before })).unwrap()
 }
 
-pub(super) fn metrics(device: &str, seq: u64, frames: &[(i64, &str, String)]) -> Accepted {
+pub(crate) fn metrics(device: &str, seq: u64, frames: &[(i64, &str, String)]) -> Accepted {
     let frames = frames.iter().map(|(ts, source, tree)| {
         format!(
             "{{\"ts\":{},\"source\":\"{source}\",\"metrics\":{{{tree}}}}}",

@@ -115,7 +115,7 @@ pub(super) static ROUTES: &[Route] = &[
         path: "/metrics/devices",
         access: Access::Token,
         calls: &[Operation {
-            handler: Handler::Store(prometheus::devices),
+            handler: Handler::Large(prometheus::devices),
             id: "scrapeDevices",
             summary: "The newest values of all devices, for a Prometheus to scrape.",
             about: "Values of offline devices, and values older than five minutes or three intervals of their source, are left out. At most 250 000 series.",
@@ -136,7 +136,10 @@ pub(super) static ROUTES: &[Route] = &[
                 .up_to(MAX_PATHS)
                 .once_each(),
             ],
-            answers: &[EXPOSED],
+            answers: &[Answer {
+                headers: &[Header::ETag, Header::Vary],
+                ..EXPOSED
+            }],
             problems: &[Kind::InvalidParameter, Kind::TooManyPoints],
             example: "?device=edge*&prefix=/cpu",
             ..GET

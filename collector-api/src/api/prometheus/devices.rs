@@ -18,7 +18,7 @@ use crate::query::fleet::Pattern;
 use crate::query::names::NamedSeries;
 use crate::store::engine::DeviceRecord;
 
-/// Most series of one answer: some 30 MB of text, twice in memory. 4 000 devices of 57 metrics; more are scraped in several jobs by `device`.
+/// Most series of one answer: some 30 MB of text. 4 000 devices of 57 metrics; more are scraped in several jobs by `device`.
 const MAX_SERIES: usize = 250_000;
 /// Prometheus forgets a value after so long.
 const FRESH: Duration = Duration::from_secs(300);
@@ -64,13 +64,13 @@ impl Wanted {
     }
 }
 
-/// Writes the wanted values.
-pub(super) fn expose(
+/// Gathers the wanted values.
+pub(super) fn gather(
     api: &Api,
     wanted: &Wanted,
     format: Format,
     now: TimestampMs,
-) -> Result<String, Problem> {
+) -> Result<Exposition, Problem> {
     let mut exposition = Exposition::new(format);
     let mut count = 0;
     let mut after: Option<String> = None;
@@ -104,7 +104,7 @@ pub(super) fn expose(
             }
         }
     }
-    Ok(exposition.finish())
+    Ok(exposition)
 }
 
 fn about_device(exposition: &mut Exposition, device: &DeviceRecord, status: Status) {

@@ -1,4 +1,5 @@
-//! A `matrix` of Prometheus' envelope, kept as numbers and written piece by piece ([`large`](crate::api::large)): a million points are 8 to 16 MB here and 20 to 30 MB of text.
+//! A `matrix` or `vector` of Prometheus' envelope, or a list of series, kept as labels and numbers and written piece by piece ([`large`](crate::api::large)): a million points are 8 to 16 MB here
+//! and 20 to 30 MB of text.
 //!
 //! Numbers are written as Prometheus writes them: the shortest text that is the same number, with an exponent below 1e-6 and from 1e21 on.
 
@@ -10,7 +11,7 @@ use serde_json::Value as Json;
 
 use super::query::metric;
 use crate::api::large::Pieces;
-use crate::query::promql::{Labels, Steps, is_absent};
+use crate::query::promql::{Labels, Series, Steps, is_absent};
 
 /// Points of a series.
 #[derive(Debug, Clone)]
@@ -48,9 +49,41 @@ impl Points {
     }
 }
 
+/// What an answer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Matrix,
+    /// Of each series its only point.
+    Vector,
+    /// Labels only.
+    Series,
+}
+
+impl Form {
+    /// Begin of the answer, what stands between labels and points of a series, behind it, and at the end.
+    fn words(self) -> [&'static str; 4] {
+        match self {
+            Self::Matrix => [
+                r#"{"status":"success","data":{"resultType":"matrix","result":["#,
+                r#","values":["#,
+                "]}",
+                "]}",
+            ],
+            Self::Vector => [
+                r#"{"status":"success","data":{"resultType":"vector","result":["#,
+                r#","value":"#,
+                "}",
+                "]}",
+            ],
+            Self::Series => [r#"{"status":"success","data":["#, "", "", "]"],
+        }
+    }
+}
+
 /// The answer, and how much of it is written.
 #[derive(Debug)]
 pub(super) struct Matrix {
+    form: Form,
     series: Vec<(Labels, Points)>,
     warnings: Vec<String>,
     begun: bool,
@@ -69,7 +102,29 @@ impl Matrix {
     pub(super) fn new(mut series: Vec<(Labels, Points)>, warnings: Vec<String>) -> Self {
         series.retain(|(_, points)| !points.is_empty());
         series.sort_by(|a, b| a.0.cmp(&b.0));
+        Self::of(Form::Matrix, series, warnings)
+    }
+
+    /// In the order in which they come, for that says something; a series without a point is left out.
+    pub(super) fn vector(at_ms: i64, found: Vec<Series>, warnings: Vec<String>) -> Self {
+        let here = found.into_iter().filter(|s| !is_absent(s.v[0]));
+        let of = |s: Series| (s.labels, Points::Raw(vec![(at_ms, s.v[0])]));
+        Self::of(Form::Vector, here.map(of).collect(), warnings)
+    }
+
+    /// Without points.
+    pub(super) fn series(found: Vec<Labels>) -> Self {
+        let of = |labels| (labels, Points::Raw(Vec::new()));
+        Self::of(
+            Form::Series,
+            found.into_iter().map(of).collect(),
+            Vec::new(),
+        )
+    }
+
+    fn of(form: Form, series: Vec<(Labels, Points)>, warnings: Vec<String>) -> Self {
         Self {
+            form,
             series,
             warnings,
             begun: false,
@@ -83,22 +138,26 @@ impl Matrix {
 
 impl Pieces for Matrix {
     fn write(&mut self, out: &mut Vec<u8>, most: usize) -> io::Result<bool> {
+        let [begin, before_points, behind_series, end] = self.form.words();
         if !self.begun {
             self.begun = true;
-            out.extend_from_slice(
-                br#"{"status":"success","data":{"resultType":"matrix","result":["#,
-            );
+            out.extend_from_slice(begin.as_bytes());
         }
         let mut text = String::new();
         while let Some((labels, points)) = self.series.get(self.next.0) {
             if !self.open {
+                if out.len() >= most {
+                    return Ok(true);
+                }
                 self.open = true;
                 if self.next.0 > 0 {
                     out.push(b',');
                 }
-                out.extend_from_slice(br#"{"metric":"#);
+                if self.form != Form::Series {
+                    out.extend_from_slice(br#"{"metric":"#);
+                }
                 serde_json::to_writer(&mut *out, &metric(labels))?;
-                out.extend_from_slice(br#","values":["#);
+                out.extend_from_slice(before_points.as_bytes());
             }
             while self.next.1 < points.len() {
                 if out.len() >= most {
@@ -115,11 +174,11 @@ impl Pieces for Matrix {
                 }
                 self.next.1 += 1;
             }
-            out.extend_from_slice(b"]}");
+            out.extend_from_slice(behind_series.as_bytes());
             self.next = (self.next.0 + 1, 0);
             (self.open, self.after_a_point) = (false, false);
         }
-        out.extend_from_slice(b"]}");
+        out.extend_from_slice(end.as_bytes());
         if !self.warnings.is_empty() {
             out.extend_from_slice(br#","warnings":"#);
             serde_json::to_writer(&mut *out, &self.warnings)?;
@@ -232,6 +291,24 @@ mod tests {
         Matrix::new(series, vec!["read from rollups".into()])
     }
 
+    /// Everything, in pieces of so many bytes or a value more; what is sent is freed.
+    fn in_pieces(mut answer: Matrix, most: usize) -> String {
+        let (mut text, mut left) = (Vec::new(), usize::MAX);
+        loop {
+            let mut piece = Vec::new();
+            let more = answer.write(&mut piece, most).unwrap();
+            text.extend(piece);
+            answer.settle();
+            let now = answer.free();
+            assert!(now <= left, "what is written is freed");
+            left = now;
+            if !more {
+                assert_eq!(left, 0);
+                return String::from_utf8(text).unwrap();
+            }
+        }
+    }
+
     #[test]
     fn the_pieces_are_the_answer_whatever_their_size() {
         let whole = concat!(
@@ -240,25 +317,31 @@ mod tests {
             r#"{"metric":{"device":"b\"\n"},"values":[[2,"2"]]}]},"warnings":["read from rollups"]}"#
         );
         for most in [1, 7, 80, 10_000] {
-            let (mut matrix, mut text) = (matrix(), Vec::new());
-            let mut left = usize::MAX;
-            loop {
-                let mut piece = Vec::new();
-                let more = matrix.write(&mut piece, most).unwrap();
-                text.extend(piece);
-                matrix.settle();
-                let now = matrix.free();
-                assert!(now <= left, "what is written is freed");
-                left = now;
-                if !more {
-                    break;
-                }
-            }
-            assert_eq!(String::from_utf8(text).unwrap(), whole, "{most}");
-            assert_eq!(left, 0);
+            assert_eq!(in_pieces(matrix(), most), whole, "{most}");
         }
         let empty = &mut Vec::new();
         Matrix::new(Vec::new(), Vec::new()).write(empty, 1).unwrap();
         assert!(empty.ends_with(br#""result":[]}}"#));
+    }
+    #[test]
+    fn a_vector_keeps_its_order_and_a_list_has_labels_only() {
+        let series = |name: &str, x| Series {
+            labels: vec![("device".to_owned(), name.to_owned())],
+            v: vec![x],
+        };
+        let found = vec![series("b", 2.0), series("gone", ABSENT), series("a", 1.0)];
+        let labels: Vec<Labels> = found.iter().map(|s| s.labels.clone()).collect();
+        let vector = concat!(
+            r#"{"status":"success","data":{"resultType":"vector","result":["#,
+            r#"{"metric":{"device":"b"},"value":[1.5,"2"]},"#,
+            r#"{"metric":{"device":"a"},"value":[1.5,"1"]}]},"warnings":["w"]}"#
+        );
+        let list =
+            r#"{"status":"success","data":[{"device":"b"},{"device":"gone"},{"device":"a"}]}"#;
+        for most in [1, 7, 80, 10_000] {
+            let answer = Matrix::vector(1_500, found.clone(), vec!["w".into()]);
+            assert_eq!(in_pieces(answer, most), vector, "{most}");
+            assert_eq!(in_pieces(Matrix::series(labels.clone()), most), list);
+        }
     }
 }

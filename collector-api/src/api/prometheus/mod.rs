@@ -15,12 +15,14 @@ use base64::engine::general_purpose::STANDARD;
 use devmon_core::wire::TimestampMs;
 use warp::http::StatusCode;
 use warp::http::header::{ACCEPT, HeaderMap, HeaderValue, VARY};
+use warp::reply::Response as Long;
 
 pub use requests::Requests;
 pub use text::Format;
 
 use super::Api;
 use super::endpoints::Call;
+use super::large;
 use super::params::{Params, Segment};
 use super::problem::Problem;
 use super::reply::{self, Response};
@@ -33,11 +35,13 @@ pub(super) fn own(api: &Api, call: &Call, _: &Segment) -> Result<Response, Probl
 }
 
 /// `GET /metrics/devices`.
-pub(super) fn devices(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
+pub(super) fn devices(api: &Api, call: &Call, _: &Segment) -> Result<Long, Problem> {
     let wanted = devices::Wanted::parse(&call.query)?;
     let format = format(&call.headers);
-    let text = devices::expose(api, &wanted, format, TimestampMs::now())?;
-    Ok(exposed(format, text))
+    let exposition = devices::gather(api, &wanted, format, TimestampMs::now())?;
+    let mut response = large::answer(&api.room, format.content_type(), exposition.pieces())?;
+    differs_by_accept(response.headers_mut());
+    Ok(response)
 }
 
 /// The password of basic authentication (RFC 7617), which Prometheus and Grafana can send where they can send no token of their own; the user does not matter.
@@ -57,8 +61,10 @@ fn format(headers: &HeaderMap) -> Format {
 
 fn exposed(format: Format, text: String) -> Response {
     let mut response = reply::bytes(StatusCode::OK, format.content_type(), text);
+    differs_by_accept(response.headers_mut());
     response
-        .headers_mut()
-        .insert(VARY, HeaderValue::from_static("accept"));
-    response
+}
+
+fn differs_by_accept(headers: &mut HeaderMap) {
+    headers.insert(VARY, HeaderValue::from_static("accept"));
 }

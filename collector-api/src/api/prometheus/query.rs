@@ -26,7 +26,7 @@ use crate::query::families::Type;
 use crate::query::promql::eval::{Eval, PATIENCE};
 use crate::query::promql::patience::Patience;
 use crate::query::promql::plan::{self, Budget};
-use crate::query::promql::{self, Error, Labels, MAX_STEPS, Outcome, Steps, Val, is_absent};
+use crate::query::promql::{self, Error, Labels, MAX_STEPS, Outcome, Steps, Val};
 
 const JSON: &str = "application/json";
 /// Most series, labels or values of one list.
@@ -80,6 +80,7 @@ fn answer<T: Serialize>(result: Result<(T, Vec<String>), Error>) -> Result<Respo
 fn budget() -> Budget {
     Budget {
         samples: 0,
+        series: plan::MAX_SERIES,
         patience: Patience {
             deadline: Instant::now() + PATIENCE,
             whole: PATIENCE,
@@ -104,8 +105,14 @@ pub(in crate::api) fn instant(api: &Api, call: &Call, _: &Segment) -> Result<Lon
         Ok((outcome, eval.warnings, at))
     };
     match ask() {
-        Ok((Outcome::Val(val), warnings, at)) => {
-            answer(Ok((instant_data(val, at), warnings))).map(Reply::into_response)
+        Ok((Outcome::Val(Val::Vector(series)), warnings, at)) => {
+            large::answer(&api.room, JSON, Matrix::vector(at, series, warnings))
+        }
+        Ok((Outcome::Val(Val::Scalar(v)), warnings, at)) => {
+            single("scalar", json!([seconds(at), number(v[0])]), warnings)
+        }
+        Ok((Outcome::Val(Val::Text(text)), warnings, at)) => {
+            single("string", json!([seconds(at), text]), warnings)
         }
         Ok((Outcome::Raw(series), warnings, _)) => {
             let of = |(labels, v)| (labels, Points::Raw(v));
@@ -175,28 +182,20 @@ pub(in crate::api) fn range(api: &Api, call: &Call, _: &Segment) -> Result<Long,
     }
 }
 
-/// What an instant query comes to. Grafana before 10.1.2 reads it as it comes, and has to know the type before the result.
+/// What is no series. Grafana before 10.1.2 reads it as it comes, and has to know the type before the result.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Instantly {
+struct Single {
     result_type: &'static str,
     result: Json,
 }
 
-fn instant_data(val: Val, at: i64) -> Instantly {
-    let (result_type, result) = match val {
-        Val::Scalar(v) => ("scalar", point(at, v[0])),
-        Val::Text(text) => ("string", json!([seconds(at), text])),
-        Val::Vector(series) => {
-            let here = series.iter().filter(|s| !is_absent(s.v[0]));
-            let one = |s: &promql::Series| json!({"metric": metric(&s.labels), "value": point(at, s.v[0])});
-            ("vector", here.map(one).collect())
-        }
-    };
-    Instantly {
+fn single(result_type: &'static str, result: Json, warnings: Vec<String>) -> Result<Long, Problem> {
+    let data = Single {
         result_type,
         result,
-    }
+    };
+    answer(Ok((data, warnings))).map(Reply::into_response)
 }
 
 pub(super) fn metric(labels: &Labels) -> Json {
@@ -205,10 +204,6 @@ pub(super) fn metric(labels: &Labels) -> Json {
         .map(|(n, v)| (n.clone(), Json::from(v.as_str())))
         .collect::<serde_json::Map<_, _>>()
         .into()
-}
-
-fn point(ms: i64, x: f64) -> Json {
-    json!([seconds(ms), number(x)])
 }
 
 /// Looks through the catalogue.
@@ -256,16 +251,19 @@ pub(in crate::api) fn series(api: &Api, call: &Call, _: &Segment) -> Result<Long
         }
         let mut found = Vec::new();
         look(api, &asked, &mut |labels| {
-            found.push(metric(&labels));
+            found.push(labels);
             if found.len() > MAX_LISTED {
                 Err(too_many())
             } else {
                 Ok(())
             }
         })?;
-        Ok((Json::from(found), Vec::new()))
+        Ok(found)
     };
-    answer(ask()).map(Reply::into_response)
+    match ask() {
+        Ok(found) => large::answer(&api.room, JSON, Matrix::series(found)),
+        Err(error) => Ok(failed(&error).into_response()),
+    }
 }
 
 pub(in crate::api) fn labels(api: &Api, call: &Call, _: &Segment) -> Result<Long, Problem> {

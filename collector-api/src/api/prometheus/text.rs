@@ -1,14 +1,17 @@
-//! The two text forms of Prometheus: its own, version 0.0.4, and OpenMetrics 1.0. Pure: families and samples go in, bytes come out.
+//! The two text forms of Prometheus: its own, version 0.0.4, and OpenMetrics 1.0. Pure: families and samples go in, bytes come out, whole or in pieces ([`Written`]).
 //!
 //! Samples may come in any order; they are gathered by family. Where samples of one name come with two types (two releases of a plugin in one fleet), the family's type is unknown.
 //! OpenMetrics names a family without the `_total` of its counters and the `_info` of its infos; where another family has that name, such a family is of unknown type and
 //! keeps its own.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
+use std::hash::{DefaultHasher, Hasher as _};
+use std::io;
 
 use devmon_core::Value;
 
+use crate::api::large::Pieces;
 use crate::query::families::{Family, Type};
 
 /// Which of the two.
@@ -131,53 +134,112 @@ impl Exposition {
 
     /// The whole text.
     pub(super) fn finish(self) -> String {
-        let names: BTreeSet<String> = self.families.keys().cloned().collect();
-        let mut out = String::new();
-        for (name, block) in self.families {
-            let Block {
-                mut type_,
-                unit,
-                help,
-                lines,
-            } = block;
-            let mut header = name.as_str();
-            if self.format == Format::OpenMetrics {
-                let ending = match type_ {
-                    Type::Counter => "_total",
-                    Type::Info => "_info",
-                    _ => "",
-                };
-                let short = name.strip_suffix(ending).unwrap_or(&name);
-                if ending.is_empty() || !names.contains(short) {
-                    header = short;
-                } else {
-                    type_ = Type::Unknown;
-                }
-            }
-            out.push_str("# HELP ");
-            out.push_str(header);
-            out.push(' ');
-            escape(&help, self.format == Format::OpenMetrics, &mut out);
-            let word = match (type_, self.format) {
-                (Type::Counter, _) => "counter",
-                (Type::Gauge, _) | (Type::Info, Format::Text) => "gauge",
-                (Type::Info, Format::OpenMetrics) => "info",
-                (Type::Histogram, _) => "histogram",
-                (Type::Unknown, Format::Text) => "untyped",
-                (Type::Unknown, Format::OpenMetrics) => "unknown",
-            };
-            let _ = write!(out, "\n# TYPE {header} {word}\n"); // a String takes all
-            if let (Format::OpenMetrics, Some(unit)) = (self.format, unit)
-                && header.ends_with(&format!("_{unit}"))
-            {
-                let _ = writeln!(out, "# UNIT {header} {unit}");
-            }
-            out.push_str(&lines);
+        self.parts().collect()
+    }
+
+    /// The text, to be sent piece by piece.
+    pub(super) fn pieces(self) -> Written {
+        Written {
+            parts: self.parts().collect(),
+            at: 0,
         }
-        if self.format == Format::OpenMetrics {
-            out.push_str("# EOF\n");
+    }
+
+    /// The header and the lines of each family, and the end.
+    fn parts(self) -> impl Iterator<Item = String> {
+        let format = self.format;
+        let names: BTreeSet<String> = self.families.keys().cloned().collect();
+        let end = (format == Format::OpenMetrics).then(|| "# EOF\n".to_owned());
+        let families = self.families.into_iter();
+        let of = move |(name, block): (String, Block)| {
+            let header = block.header(&name, &names, format);
+            [header, block.lines]
+        };
+        families.flat_map(of).chain(end)
+    }
+}
+
+impl Block {
+    /// What stands before the lines of a family, beside families of these names.
+    fn header(&self, name: &str, names: &BTreeSet<String>, format: Format) -> String {
+        let mut type_ = self.type_;
+        let mut header = name;
+        if format == Format::OpenMetrics {
+            let ending = match type_ {
+                Type::Counter => "_total",
+                Type::Info => "_info",
+                _ => "",
+            };
+            let short = name.strip_suffix(ending).unwrap_or(name);
+            if ending.is_empty() || !names.contains(short) {
+                header = short;
+            } else {
+                type_ = Type::Unknown;
+            }
+        }
+        let mut out = format!("# HELP {header} ");
+        escape(&self.help, format == Format::OpenMetrics, &mut out);
+        let word = match (type_, format) {
+            (Type::Counter, _) => "counter",
+            (Type::Gauge, _) | (Type::Info, Format::Text) => "gauge",
+            (Type::Info, Format::OpenMetrics) => "info",
+            (Type::Histogram, _) => "histogram",
+            (Type::Unknown, Format::Text) => "untyped",
+            (Type::Unknown, Format::OpenMetrics) => "unknown",
+        };
+        let _ = write!(out, "\n# TYPE {header} {word}\n"); // a String takes all
+        if let (Format::OpenMetrics, Some(unit)) = (format, self.unit)
+            && header.ends_with(&format!("_{unit}"))
+        {
+            let _ = writeln!(out, "# UNIT {header} {unit}");
         }
         out
+    }
+}
+
+/// An exposition on its way.
+#[derive(Debug)]
+pub(super) struct Written {
+    /// What is not sent yet, and, until [`free`](Pieces::free), what was since the last time.
+    parts: VecDeque<String>,
+    /// Bytes of them that are sent.
+    at: usize,
+}
+
+impl Pieces for Written {
+    fn write(&mut self, out: &mut Vec<u8>, most: usize) -> io::Result<bool> {
+        let mut before = 0;
+        for part in &self.parts {
+            let part = part.as_bytes();
+            let from = self.at.saturating_sub(before).min(part.len());
+            let bytes = most.saturating_sub(out.len()).min(part.len() - from);
+            out.extend_from_slice(&part[from..from + bytes]);
+            self.at += bytes;
+            if from + bytes < part.len() {
+                return Ok(true);
+            }
+            before += part.len();
+        }
+        Ok(false)
+    }
+
+    fn free(&mut self) -> usize {
+        while let Some(part) = self.parts.pop_front_if(|part| part.len() <= self.at) {
+            self.at -= part.len();
+        }
+        self.parts.iter().map(String::capacity).sum()
+    }
+
+    fn settle(&mut self) {
+        for part in &mut self.parts {
+            *part = part.as_str().to_owned();
+        }
+    }
+
+    fn digest(&self, into: &mut DefaultHasher) {
+        for part in &self.parts {
+            into.write(part.as_bytes());
+        }
     }
 }
 
@@ -260,15 +322,41 @@ mod tests {
         }
     }
 
+    /// Everything, in pieces of so many bytes at most; what is sent is freed.
+    fn in_pieces(mut pieces: Written, most: usize) -> String {
+        let (mut text, mut left) = (Vec::new(), usize::MAX);
+        loop {
+            let mut piece = Vec::new();
+            let more = pieces.write(&mut piece, most).unwrap();
+            assert!(piece.len() <= most);
+            text.extend(piece);
+            pieces.settle();
+            let now = pieces.free();
+            assert!(now <= left);
+            left = now;
+            if !more {
+                assert_eq!(left, 0);
+                return String::from_utf8(text).unwrap();
+            }
+        }
+    }
+
     #[test]
     fn families_are_whole_and_escaped_in_both_forms() {
-        let fill = |format| {
+        let gather = |format| {
             let mut exposition = Exposition::new(format);
             let sent = family("net_sent_bytes_total", Type::Counter);
             exposition.add(&sent, [("if", "a\"b\\c\nd")], &Value::Integer(i64::MAX));
             exposition.add(&family("temp", Type::Gauge), [], &Value::Float(-0.5));
             exposition.add(&sent, [("if", "x")], &Value::Boolean(true));
-            exposition.finish()
+            exposition
+        };
+        let fill = |format| {
+            let whole = gather(format).finish();
+            for most in [1, 7, 80, 10_000] {
+                assert_eq!(in_pieces(gather(format).pieces(), most), whole, "{most}");
+            }
+            whole
         };
         assert_eq!(
             fill(Format::Text),

@@ -21,6 +21,8 @@ pub const MAX_SAMPLES: usize = 10_000_000;
 const READ_SAMPLES: usize = 2_000_000;
 /// Most series of one selector: some 100 MB of labels while the query works.
 pub const MAX_SERIES: usize = 200_000;
+/// Most series of all selectors of a query, which may all be in memory before the first of them is let go.
+pub const MAX_SERIES_OF_ALL: usize = 3 * MAX_SERIES;
 /// Devices that are looked through between two looks at the list of devices.
 const DEVICES_AT_ONCE: usize = 256;
 /// Paths of a device that are read together.
@@ -30,6 +32,7 @@ const PATHS_AT_ONCE: usize = 64;
 #[derive(Debug)]
 pub struct Budget {
     pub samples: usize,
+    pub series: usize,
     pub patience: Patience,
 }
 
@@ -141,13 +144,13 @@ pub fn walk(
 /// The series of a selector with a sample in the range.
 ///
 /// # Errors
-/// [`Error::Execution`]: more than [`MAX_SERIES`]; [`Error::Timeout`].
+/// [`Error::Execution`]: more than [`MAX_SERIES`], or than the budget has left; [`Error::Timeout`].
 pub fn select(
     store: &dyn Store,
     names: &NamesCache,
     all: &[Vec<Matcher>],
     range: (i64, i64),
-    budget: &Budget,
+    budget: &mut Budget,
 ) -> Result<Vec<Selected>, Error> {
     let mut found: Vec<Selected> = Vec::new();
     let mut count = 0;
@@ -164,6 +167,11 @@ pub fn select(
                     "a selector names more than {MAX_SERIES} series, the most that there may be; narrow it, by device for example"
                 )));
             }
+            if count > budget.series {
+                return Err(Error::Execution(format!(
+                    "the selectors of the query name more than {MAX_SERIES_OF_ALL} series together, the most that there may be; narrow them, by device for example"
+                )));
+            }
             let text = crate::query::families::is_text(&one.series.last_value);
             let series = (one.series.path.clone(), labels, text);
             match found.last_mut() {
@@ -176,6 +184,7 @@ pub fn select(
             Ok(())
         },
     )?;
+    budget.series -= count;
     Ok(found)
 }
 

@@ -1,5 +1,7 @@
 //! Walks an expression once and computes each of its parts for all steps.
 
+#[cfg(test)]
+mod bounds_tests;
 mod labels;
 mod select;
 
@@ -65,6 +67,7 @@ impl<'a> Eval<'a> {
         let patience = patience.min(PATIENCE);
         let budget = Budget {
             samples: plan::MAX_SAMPLES,
+            series: plan::MAX_SERIES_OF_ALL,
             patience: Patience {
                 deadline: Instant::now() + patience,
                 whole: patience,

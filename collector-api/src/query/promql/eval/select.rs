@@ -102,7 +102,7 @@ impl Eval<'_> {
         let back_ms = used.range_ms.unwrap_or(LOOKBACK_MS);
         let mut tier = plan::finest(self.store, self.span(selector, back_ms).0);
         loop {
-            let left = self.budget.samples;
+            let left = (self.budget.samples, self.budget.series);
             let found = self.select_from(selector, used, tier, sink);
             let coarser = match (tier, &found) {
                 // Rollups are tried where samples are too many for them, and only for ranges that they can tell something about.
@@ -120,7 +120,7 @@ impl Eval<'_> {
                 }
             };
             sink.begin_anew();
-            self.budget.samples = left; // what other selectors used stays used
+            (self.budget.samples, self.budget.series) = left; // what other selectors used stays used
             tier = coarser;
         }
     }
@@ -166,7 +166,7 @@ impl Eval<'_> {
             .unwrap_or_else(|| LOOKBACK_MS.max(tier.bucket_ms().unwrap_or(0)));
         let span = self.span(selector, back_ms);
         let all = plan::matchers(selector);
-        let selected = plan::select(self.store, self.names, &all, span, &self.budget)?;
+        let selected = plan::select(self.store, self.names, &all, span, &mut self.budget)?;
         let times: Vec<i64> = (0..self.steps.count)
             .map(|i| self.time(selector, i))
             .collect();
@@ -214,7 +214,7 @@ impl Eval<'_> {
     pub(super) fn raw(&mut self, m: &MatrixSelector) -> Result<Outcome, Error> {
         let span = self.span(&m.vs, ms(m.range));
         let all = plan::matchers(&m.vs);
-        let selected = plan::select(self.store, self.names, &all, span, &self.budget)?;
+        let selected = plan::select(self.store, self.names, &all, span, &mut self.budget)?;
         let tier = plan::finest(self.store, span.0);
         let (mut out, mut count) = (Vec::new(), 0);
         for of_device in &selected {
