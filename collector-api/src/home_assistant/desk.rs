@@ -3,7 +3,8 @@
 //! A topic waits once however often what it says changes; what goes out is what is true when it goes. All that was said on an earlier connection has to be said [again](Desk::again): a broker may have
 //! forgotten it. What the broker still holds of us is [looked through](Desk::held), and what nobody asks for any more is taken back.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -44,32 +45,40 @@ enum Item {
 /// Items in order, each once.
 #[derive(Debug, Default)]
 struct Queue {
-    order: VecDeque<Item>,
-    /// Those of `order` that count.
-    waiting: HashSet<Item>,
+    order: BTreeMap<u64, Item>,
+    /// Where each stands in `order`.
+    places: HashMap<Item, u64>,
+    next: u64,
 }
 
 impl Queue {
     fn push(&mut self, item: Item) {
-        if self.waiting.insert(item.clone()) {
-            self.order.push_back(item);
+        if let Entry::Vacant(place) = self.places.entry(item) {
+            self.order.insert(self.next, place.key().clone());
+            place.insert(self.next);
+            self.next += 1;
         }
     }
 
     fn pop(&mut self) -> Option<Item> {
-        loop {
-            let item = self.order.pop_front()?;
-            if self.waiting.remove(&item) {
-                return Some(item);
-            }
-        }
+        let (_, item) = self.order.pop_first()?;
+        self.places.remove(&item);
+        Some(item)
     }
 
     fn remove(&mut self, item: &Item) {
-        self.waiting.remove(item);
-        if self.waiting.is_empty() {
-            self.order.clear();
+        if let Some(place) = self.places.remove(item) {
+            self.order.remove(&place);
         }
+    }
+
+    fn retain(&mut self, keep: impl Fn(&Item) -> bool) {
+        self.order.retain(|_, item| keep(item));
+        self.places.retain(|item, _| keep(item));
+    }
+
+    fn len(&self) -> usize {
+        self.order.len()
     }
 }
 
@@ -135,6 +144,8 @@ impl Desk {
     pub(super) fn begin(&mut self, now: Instant) {
         self.strangers.clear();
         self.began = now;
+        // The rest is said anew, in its order.
+        self.queue.retain(|item| matches!(item, Item::TakeBack(_)));
         self.again();
     }
 
@@ -183,12 +194,18 @@ impl Desk {
         {
             messages.extend(self.message(&item));
         }
-        self.progress.waiting(self.queue.waiting.len());
+        self.progress.waiting(self.queue.len());
         messages
     }
 
     pub(super) fn waits(&self) -> bool {
-        !self.queue.waiting.is_empty()
+        self.queue.len() > 0
+    }
+
+    /// Items that take memory.
+    #[cfg(test)]
+    pub(super) fn queued(&self) -> usize {
+        self.queue.order.len()
     }
 
     /// What an item says now; `None`: nothing any more.
@@ -250,7 +267,7 @@ impl Desk {
         let devices = self.devices.values().filter(|d| !d.entities.is_empty());
         self.progress
             .looked(devices.count(), self.wanted.len(), left_out);
-        self.progress.waiting(self.queue.waiting.len());
+        self.progress.waiting(self.queue.len());
         if left_out > 0 && !std::mem::replace(&mut self.warned, true) {
             tracing::warn!(
                 left_out,

@@ -314,3 +314,51 @@ fn a_topic_waits_once_however_often_it_changes() {
     assert_eq!(said.len(), 1);
     assert_eq!(said[0].payload, br#"{"/s/a":3}"#);
 }
+
+#[test]
+fn short_connections_do_not_make_the_queue_longer() {
+    let mut bench = Bench::new(ALL);
+    bench.sends("d", 0, r#"{"a":1,"b":2}"#);
+    let first = bench.said(0);
+    let held = config("sensor", "d_x2fs_x2fa");
+    let mut queued = Vec::new();
+    for _ in 0..10 {
+        bench.desk.begin(bench.begin);
+        queued.push(bench.desk.queued());
+        bench.desk.held(held.clone(), first[&held].as_bytes()); // and the connection ends
+    }
+    assert_eq!(queued, [4; 10], "state, status, and two entities");
+}
+
+#[test]
+fn short_connections_lose_nothing_that_has_to_be_said_and_keep_its_order() {
+    let mut bench = Bench::new(ALL);
+    for device in ["d", "gone"] {
+        bench.sends(device, 0, r#"{"a":1,"b":2}"#);
+    }
+    let first = bench.said(0);
+    bench.store.purge("gone").unwrap();
+    bench
+        .desk
+        .look(&bench.store, TimestampMs(BASE_MS), bench.begin);
+    let held = config("sensor", "d_x2fs_x2fa");
+    let mut said = Vec::new();
+    for most in 0..4 {
+        bench.desk.begin(bench.begin);
+        bench.desk.held(held.clone(), first[&held].as_bytes());
+        said.extend(bench.desk.take(most)); // and the connection ends
+    }
+    bench.desk.begin(bench.begin);
+    let last = bench.desk.take(usize::MAX);
+    let topics = |said: &[Message]| -> Vec<_> { said.iter().map(|m| m.topic.clone()).collect() };
+    said.retain(|message| message.payload.is_empty());
+    let taken_back = [
+        config("sensor", "gone_x2fs_x2fa"),
+        config("sensor", "gone_x2fs_x2fb"),
+        state("gone"),
+        status("gone"),
+    ];
+    assert_eq!(topics(&said), taken_back, "each once");
+    let other = config("sensor", "d_x2fs_x2fb");
+    assert_eq!(topics(&last), [state("d"), status("d"), held, other]);
+}
