@@ -231,7 +231,7 @@ impl Compactor {
     fn trim_journal(&self) -> Result<(), StoreError> {
         let watermark = self.shared.kv.get(Table::Meta, Watermark::KEY)?;
         if let Some(watermark) = watermark.as_deref().and_then(Watermark::decode) {
-            lock(&self.shared.journal).trim_to(watermark.replay_from)?;
+            self.shared.journal.lock().trim_to(watermark.replay_from)?;
         }
         Ok(())
     }

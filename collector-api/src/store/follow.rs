@@ -3,7 +3,7 @@
 use devmon_core::journal::Position;
 
 use super::engine::{Followed, StoreError, Stretch};
-use super::local::{Shared, lock};
+use super::local::Shared;
 use super::record::{self, Entry};
 
 pub(super) fn follow(
@@ -12,7 +12,7 @@ pub(super) fn follow(
     max_bytes: u64,
 ) -> Result<Stretch, StoreError> {
     let (reader, mut stretch) = {
-        let journal = lock(&shared.journal);
+        let journal = shared.journal.lock();
         let stretch = Stretch {
             items: Vec::new(),
             end: from,

@@ -2,7 +2,7 @@
 //!
 //! # Order of locks
 //! journal → state. A commit holds the journal for the length of an fsync and the state only while it applies what is durable, so readers never wait for the
-//! disk. They have their turns between the messages of a commit, so they may see its first messages before its last, but each message whole. Two threads work behind them, `seal` and `compact`; the second one takes the state only to look and to switch. The sealing thread (`seal`) takes both for a moment to cut, and neither while it writes blocks.
+//! disk. Nor does who asks for figures: they are known without the journal's lock (`measured`). Readers have their turns between the messages of a commit, so they may see its first messages before its last, but each message whole. Two threads work behind them, `seal` and `compact`; the second one takes the state only to look and to switch. The sealing thread (`seal`) takes both for a moment to cut, and neither while it writes blocks.
 //!
 //! # Files in the store's directory
 //! | name | what |
@@ -38,6 +38,7 @@ use super::engine::{
     SeriesRollups, Store, StoreError, StoreStatus, Stretch,
 };
 use super::kv::{self, Kv};
+use super::measured::Measured;
 use super::open::{self, HowFar};
 use super::persist::Hour;
 use super::pin::Pins;
@@ -138,13 +139,13 @@ impl std::fmt::Debug for Engine {
 pub(super) struct Shared {
     pub(super) dir: PathBuf,
     pub(super) options: Options,
-    pub(super) journal: Mutex<Journal>,
+    pub(super) journal: Measured<Journal>,
     /// Held while a seal is made, and while a device is forgotten: a seal knows of a device either everything or nothing. Taken before all others.
     pub(super) sealing: Mutex<()>,
     state: RwLock<State>,
     pub(super) kv: Box<dyn Kv>,
     pub(super) reserve: Arc<Reserve>,
-    letters: Mutex<DeadLetters>,
+    pub(super) letters: Measured<DeadLetters>,
     pub(super) signal: super::seal::Signal,
     pub(super) compaction: super::compact::Signal,
     /// Appended to the journal since the last cut.
@@ -251,12 +252,12 @@ impl Engine {
             dir: dir.to_owned(),
             options,
             unsealed_bytes: AtomicU64::new(opened.replayed_bytes),
-            journal: Mutex::new(journal),
+            journal: Measured::new(journal, Journal::size_bytes),
             sealing: Mutex::new(()),
             state: RwLock::new(opened.state),
             kv: opened.kv,
             reserve,
-            letters: Mutex::new(letters),
+            letters: Measured::new(letters, DeadLetters::size_bytes),
             signal: super::seal::Signal::default(),
             compaction: super::compact::Signal::default(),
             last_commit_us: AtomicU64::new(0),
@@ -343,6 +344,11 @@ impl Engine {
         blocks
     }
 
+    /// What it has and who may touch it when, to hold a lock for longer than anybody else does.
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// Samples that readers see in the heads.
     pub(super) fn head_samples(&self) -> u64 {
         self.shared.read().catalogue.head_samples
@@ -416,7 +422,7 @@ impl Shared {
     fn commit_some(&self, batch: &[Accepted]) -> Result<Vec<Committed>, StoreError> {
         self.reserve.hold()?;
         self.wait_for_room()?;
-        let mut journal = lock(&self.journal);
+        let mut journal = self.journal.lock();
         let verdicts = self.judge(batch);
         let mut bytes = 0;
         let mut buffer = Vec::new();
@@ -497,7 +503,7 @@ impl Shared {
     /// Forgets a device: durable in the journal, then in memory; the rest is the next seal's and compaction's.
     fn purge(&self, device: &str) -> Result<bool, StoreError> {
         let sealing = lock(&self.sealing);
-        let mut journal = lock(&self.journal);
+        let mut journal = self.journal.lock();
         let known = self
             .read()
             .catalogue
@@ -610,7 +616,7 @@ impl Store for Engine {
 
     fn bury(&self, letters: Vec<DeadLetter>) -> Result<(), StoreError> {
         let held = self.shared.reserve.hold();
-        let bury = || Ok(lock(&self.shared.letters).bury(&letters)?);
+        let bury = || Ok(self.shared.letters.lock().bury(&letters)?);
         self.shared.note(held.and_then(|()| bury()))
     }
 
@@ -685,14 +691,11 @@ impl Store for Engine {
         before: Option<u64>,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
-        Ok(lock(&self.shared.letters).list(before, limit))
+        Ok(self.shared.letters.lock().list(before, limit))
     }
 
     fn status(&self) -> StoreStatus {
         let shared = &self.shared;
-        // Not under the journal's lock for longer than the number takes: it is held during an fsync.
-        let journal_bytes = lock(&shared.journal).size_bytes();
-        let dead_letters_bytes = lock(&shared.letters).size_bytes();
         let state = shared.read();
         let files = || state.days.values().filter_map(|day| day.file.as_deref());
         let oldest = |holds| {
@@ -705,11 +708,11 @@ impl Store for Engine {
             degraded: shared.degraded.clone(),
             devices: state.catalogue.devices.len() as u64,
             series: state.catalogue.series,
-            journal_bytes,
+            journal_bytes: shared.journal.size_bytes(),
             blocks: state.hours.values().map(|hour| hour.blocks).sum(),
             database_bytes: shared.kv.size_bytes(),
             head_samples: state.catalogue.head_samples + state.sealing_samples,
-            dead_letters_bytes,
+            dead_letters_bytes: shared.letters.size_bytes(),
             archive_problem: lock(&shared.archive_problem).clone(),
             archive_files: files().count() as u64,
             archive_bytes: files().map(|file| file.figures().bytes).sum(),

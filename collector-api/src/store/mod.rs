@@ -8,7 +8,7 @@
 //! 4. `compact`: closed days become files (`days`, `merge`, `archive`), which get coarser and go as they age (`retention`).
 //! 5. `range` reads files, blocks and heads together; [`rollup`] makes minutes and hours of them ([`tally`] is the arithmetic), `stored` takes those that files
 //!    have; `dead_letters` keeps what was refused.
-//! 6. `follow` reads the journal for those who pass on what was committed; `pin` keeps it for them.
+//! 6. `follow` reads the journal for those who pass on what was committed; `pin` keeps it for them. `measured` says how large it is while somebody writes.
 //! 7. [`verify`] and `look` read a store that nobody has open, damaged ones too.
 
 #[doc(hidden)]
@@ -39,6 +39,7 @@ mod labels;
 mod layout;
 mod local;
 mod look;
+mod measured;
 mod merge;
 mod names;
 mod open;

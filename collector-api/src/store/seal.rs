@@ -255,7 +255,7 @@ impl Sealer {
 
     /// Step 1.
     fn make_cut(&mut self) -> Option<Cut> {
-        let mut journal = lock(&self.shared.journal);
+        let mut journal = self.shared.journal.lock();
         let mut state = self.shared.write();
         let mut cut = Cut {
             generation: self.next_generation,
@@ -424,7 +424,7 @@ impl Sealer {
         };
         let held = self.shared.options.pins.oldest();
         let no_longer_needed = held.map_or(all_but_the_last, |held| held.min(all_but_the_last));
-        if let Err(error) = lock(&self.shared.journal).trim_to(no_longer_needed) {
+        if let Err(error) = self.shared.journal.lock().trim_to(no_longer_needed) {
             tracing::warn!(%error, "the journal can not be trimmed; it is tried again at the next seal");
         }
         if let Err(error) = self.bury(written.purged) {
