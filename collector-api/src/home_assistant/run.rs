@@ -250,3 +250,33 @@ fn after_birth() -> Instant {
     let spread = RandomState::new().hash_one(()) % SPREAD_AFTER_BIRTH_MS;
     Instant::now() + FIRST_AFTER_BIRTH + Duration::from_millis(spread)
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::Runtime;
+
+    use super::super::settings::tests::settings_at;
+    use super::*;
+    use crate::intake::subscribe::fake::{Broker, wait_for};
+    use crate::store::{Engine, Options};
+
+    #[test]
+    fn a_refused_subscription_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Engine::open(dir.path(), Options::default()).unwrap());
+        let (broker, progress) = (Broker::new(), Arc::new(Progress::default()));
+        let settings = settings_at(broker.port(), "enabled = true\nstatus_topic = 'ha/status'");
+        let settings = settings.unwrap().unwrap();
+        let (_stop, stops) = watch::channel(false);
+        let runtime = Runtime::new().unwrap();
+        runtime.spawn(run(settings, store, progress.clone(), stops));
+        let mut client = broker.accept(false);
+        let asked = client.subscribes();
+        client.answer(asked, [0x80, 1, 1]);
+        wait_for("it is said", || progress.figures().problem.is_some());
+        assert_eq!(
+            progress.figures().problem.unwrap(),
+            "the broker refuses the subscription of ha/status; give this client the right to read there"
+        );
+    }
+}

@@ -173,9 +173,14 @@ pub(super) mod tests {
     use super::*;
 
     pub(in super::super) fn settings(text: &str) -> Result<Option<Settings>, String> {
+        settings_at(1883, text)
+    }
+
+    /// With the broker's port.
+    pub(in super::super) fn settings_at(port: u16, text: &str) -> Result<Option<Settings>, String> {
         let keys: Keys =
             devmon_core::config::parse(text, Path::new("x.toml")).map_err(|e| e.to_string())?;
-        Settings::new(keys, Some(&BrokerSettings::new("127.0.0.1", 1883)))
+        Settings::new(keys, Some(&BrokerSettings::new("127.0.0.1", port)))
     }
 
     #[test]

@@ -103,6 +103,7 @@ impl Default for IntakeSettings {
 pub struct BrokerStatus {
     /// `host:port`.
     pub address: String,
+    /// The connection stands, and the broker has granted the subscriptions.
     pub connected: bool,
     /// Why the last connection ended or could not be made.
     pub last_error: Option<String>,

@@ -5,13 +5,17 @@
 //! - The session is persistent: what devices publish while the collector is away waits at the broker, as far as the broker keeps it.
 //! - An acknowledgement goes out after the commit, on the connection on which the message came, or not at all. Each connection has an event loop of its own: rumqttc
 //!   keeps events of a lost connection, and an acknowledgement of one of those could meet another message's packet id in a new session.
-//! - It subscribes at the first connection and whenever the broker has forgotten the session.
+//! - It subscribes at the first connection and whenever the broker has forgotten the session. Connected is who is subscribed: what is published from then on arrives.
 //! - When the store takes nothing, it disconnects, and the broker delivers again after a pause.
 //!
 //! Polling is never cancelled in mid-connection and waits for nothing but room in the intake; acknowledgements are sent from a task beside it.
 //! AWS IoT Core: port 443 speaks MQTT with the ALPN name of `devmon_core::tls`; at most one connection a second; three filters in one SUBSCRIBE.
 
+#[cfg(test)]
+pub(crate) mod fake;
 pub(crate) mod line;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -21,7 +25,7 @@ use std::time::{Duration, Instant};
 use devmon_core::tls::{AWS_ALPN, CertFiles};
 use devmon_core::wire::{TopicKind, TopicScheme};
 use rumqttc::{
-    AsyncClient, Event, EventLoop, MqttOptions, Outgoing, Packet, QoS, SubscribeFilter,
+    AsyncClient, Event, EventLoop, MqttOptions, Outgoing, Packet, QoS, SubAck, SubscribeFilter,
     SubscribeReasonCode, TlsConfiguration, Transport,
 };
 use tokio::sync::{mpsc, watch};
@@ -234,17 +238,17 @@ impl Reader {
                     session = ack.session_present,
                     "connected to the broker"
                 );
-                let known = ack.session_present && *subscribed;
-                if let Some(Err(error)) =
-                    (!known).then(|| client.try_subscribe_many(self.filters()))
-                {
+                // What is published before the broker has granted the filters is lost to us.
+                *subscribed &= ack.session_present;
+                if *subscribed {
+                    self.report(true, None);
+                } else if let Err(error) = client.try_subscribe_many(asked(&self.topics())) {
                     return error.to_string();
                 }
             }
             Ok(other) => return format!("the broker begins with {other:?}"),
             Err(error) => return error.to_string(),
         }
-        self.report(true, None);
         let (publishes, queue) = mpsc::channel(QUEUED);
         let taker = Taker {
             client,
@@ -253,7 +257,7 @@ impl Reader {
             shutdown: self.shutdown.clone(),
         };
         let taker = tokio::spawn(taker.run(queue));
-        let ended = poll(&mut events, &publishes, subscribed).await;
+        let ended = self.poll(&mut events, &publishes, subscribed).await;
         drop(publishes);
         if taker.is_finished() {
             // It ended the connection: its word is the cause.
@@ -263,41 +267,61 @@ impl Reader {
         ended
     }
 
-    fn filters(&self) -> Vec<SubscribeFilter> {
+    /// Hands publishes over until the connection ends; returns why.
+    async fn poll(
+        &mut self,
+        events: &mut EventLoop,
+        publishes: &mpsc::Sender<rumqttc::Publish>,
+        subscribed: &mut bool,
+    ) -> String {
+        loop {
+            match events.poll().await {
+                Ok(Event::Incoming(Packet::Publish(publish))) => {
+                    if publishes.send(publish).await.is_err() {
+                        return "the collector takes nothing more".to_owned();
+                    }
+                }
+                Ok(Event::Incoming(Packet::SubAck(ack))) => {
+                    if let Err(refused) = granted(&self.topics(), &ack) {
+                        return refused;
+                    }
+                    *subscribed = true;
+                    self.report(true, None);
+                }
+                Ok(Event::Outgoing(Outgoing::Disconnect)) => return "disconnected".to_owned(),
+                Ok(_) => {}
+                Err(error) => return error.to_string(),
+            }
+        }
+    }
+
+    fn topics(&self) -> Vec<String> {
         let filter = |kind| self.settings.scheme.filter(self.settings.shard, kind);
-        TopicKind::ALL
-            .map(|kind| SubscribeFilter::new(filter(kind), QoS::AtLeastOnce))
-            .into()
+        TopicKind::ALL.map(filter).into()
     }
 }
 
-/// Hands publishes over until the connection ends; returns why.
-async fn poll(
-    events: &mut EventLoop,
-    publishes: &mpsc::Sender<rumqttc::Publish>,
-    subscribed: &mut bool,
-) -> String {
-    loop {
-        match events.poll().await {
-            Ok(Event::Incoming(Packet::Publish(publish))) => {
-                if publishes.send(publish).await.is_err() {
-                    return "the collector takes nothing more".to_owned();
-                }
-            }
-            Ok(Event::Incoming(Packet::SubAck(ack))) => {
-                if ack.return_codes.contains(&SubscribeReasonCode::Failure) {
-                    tracing::error!(
-                        "the broker refuses a subscription; check what this client may read"
-                    );
-                    return "the broker refuses a subscription".to_owned();
-                }
-                *subscribed = true;
-            }
-            Ok(Event::Outgoing(Outgoing::Disconnect)) => return "disconnected".to_owned(),
-            Ok(_) => {}
-            Err(error) => return error.to_string(),
-        }
+fn asked(topics: &[String]) -> Vec<SubscribeFilter> {
+    let filter = |topic: &String| SubscribeFilter::new(topic.clone(), QoS::AtLeastOnce);
+    topics.iter().map(filter).collect()
+}
+
+/// Whether the broker has granted all topics that it was asked for; an error says which it refuses.
+fn granted(topics: &[String], ack: &SubAck) -> Result<(), String> {
+    if !ack.return_codes.contains(&SubscribeReasonCode::Failure) {
+        return Ok(());
     }
+    let answers = topics.iter().zip(&ack.return_codes); // in the order of the question
+    let refused = answers.filter(|(_, code)| **code == SubscribeReasonCode::Failure);
+    let refused: Vec<_> = refused.map(|(topic, _)| topic.as_str()).collect();
+    let topics = refused.join(", ");
+    tracing::error!(
+        topics,
+        "the broker refuses subscriptions; give this client the right to read there"
+    );
+    Err(format!(
+        "the broker refuses the subscription of {topics}; give this client the right to read there"
+    ))
 }
 
 /// Takes the publishes of one connection in and acknowledges them, in order.

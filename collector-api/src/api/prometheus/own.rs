@@ -89,7 +89,7 @@ pub(super) fn expose(api: &Api, format: Format) -> String {
         own.labelled(
             "broker_connected",
             Type::Gauge,
-            "1 while the connection to the broker stands.",
+            "1 while the connection to the broker stands and the subscriptions are granted.",
             &labels,
             u64::from(broker.connected),
         );

@@ -4,14 +4,11 @@
 //! whoever publishes counts what was [taken](Came::Taken) and keeps below [`ROOM`].
 
 use bytes::Bytes;
-use rumqttc::{
-    AsyncClient, Event, EventLoop, LastWill, Outgoing, Packet, QoS, SubscribeFilter,
-    SubscribeReasonCode,
-};
+use rumqttc::{AsyncClient, Event, EventLoop, LastWill, Outgoing, Packet, QoS};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::{BrokerSettings, QUEUED, SHUTDOWN_PATIENCE, options};
+use super::{BrokerSettings, QUEUED, SHUTDOWN_PATIENCE, asked, granted, options};
 
 /// Publishes that may wait for their acknowledgement.
 pub(crate) const ROOM: u16 = 256;
@@ -59,14 +56,11 @@ impl Line {
             Ok(other) => return Err(format!("the broker begins with {other:?}")),
             Err(error) => return Err(error.to_string()),
         }
-        let filters = filters
-            .into_iter()
-            .map(|filter| SubscribeFilter::new(filter, QoS::AtLeastOnce));
         client
-            .try_subscribe_many(filters)
+            .try_subscribe_many(asked(&filters))
             .map_err(|e| e.to_string())?;
         let (told, came) = mpsc::channel(QUEUED);
-        let task = tokio::spawn(poll(events, told));
+        let task = tokio::spawn(poll(events, filters, told));
         Ok(Self { client, came, task })
     }
 
@@ -108,7 +102,11 @@ impl Drop for Line {
 }
 
 /// Hands over what comes until the connection ends, and says why it did.
-async fn poll(mut events: EventLoop, told: mpsc::Sender<Result<Came, String>>) {
+async fn poll(
+    mut events: EventLoop,
+    filters: Vec<String>,
+    told: mpsc::Sender<Result<Came, String>>,
+) {
     loop {
         let came = match events.poll().await {
             Ok(Event::Incoming(Packet::Publish(publish))) => Ok(Came::Message {
@@ -118,11 +116,7 @@ async fn poll(mut events: EventLoop, told: mpsc::Sender<Result<Came, String>>) {
             }),
             Ok(Event::Incoming(Packet::PubAck(_))) => Ok(Came::Taken),
             Ok(Event::Incoming(Packet::SubAck(ack))) => {
-                if ack.return_codes.contains(&SubscribeReasonCode::Failure) {
-                    Err("the broker refuses a subscription; check what this client may read".into())
-                } else {
-                    Ok(Came::Subscribed)
-                }
+                granted(&filters, &ack).map(|()| Came::Subscribed)
             }
             Ok(Event::Outgoing(Outgoing::Disconnect)) => Err("disconnected".to_owned()),
             Ok(_) => continue,
