@@ -25,6 +25,8 @@ const FIRST_AFTER_BIRTH: Duration = Duration::from_millis(500);
 const SPREAD_AFTER_BIRTH_MS: u64 = 2_000;
 /// So long the broker may take to give back what we say of ourselves; what it held comes before that.
 const ECHO_PATIENCE: Duration = Duration::from_secs(10);
+/// The problem until the first connection stands.
+const NOT_YET: &str = "no connection to the broker yet";
 /// So long the last word may take.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -39,6 +41,7 @@ pub async fn run(
 ) {
     let mut desk = Some(Desk::new(settings.clone(), progress.clone()));
     let mut pauses = Pauses::new();
+    progress.set_problem(Some(NOT_YET.to_owned()));
     loop {
         let begin = Instant::now();
         let talk = Talk {
@@ -272,8 +275,14 @@ mod tests {
         runtime.spawn(run(settings, store, progress.clone(), stops));
         let mut client = broker.accept(false);
         let asked = client.subscribes();
+        assert_eq!(progress.figures().problem.unwrap(), NOT_YET);
         client.answer(asked, [0x80, 1, 1]);
-        wait_for("it is said", || progress.figures().problem.is_some());
+        wait_for("it is said", || {
+            progress
+                .figures()
+                .problem
+                .is_some_and(|said| said != NOT_YET)
+        });
         assert_eq!(
             progress.figures().problem.unwrap(),
             "the broker refuses the subscription of ha/status; give this client the right to read there"
