@@ -24,8 +24,9 @@ fuzz_target!(|raw: &str| {
         pairs.map(|(n, v)| (n.to_owned(), v.to_owned())).collect::<Vec<_>>()
     };
     assert_eq!(others(&params), others(&again));
+    assert_eq!(params.query(), again.query());
 
-    match params.series(&device, NOW) {
+    match params.series(Ok(device), NOW) {
         Err(problem) => assert!(problem.parameter.is_some()),
         Ok(query) => {
             assert!(query.from <= query.to);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use devmon_core::descriptor::Kind;
-use devmon_core::wire::{Reason, TimestampMs, labels};
+use devmon_core::wire::{DeviceId, Reason, TimestampMs, labels};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use warp::http::StatusCode;
@@ -17,13 +17,12 @@ use super::accept::Media;
 use super::csv::{self, Row};
 use super::events::Begun;
 use super::page::{self, Cursor};
-use super::params::{Params, Segment, bad_cursor};
+use super::params::{Params, Segment, all, bad_cursor, each};
 use super::patience::Line;
 use super::problem::{Kind as Error, Problem};
 use super::reply::{self, Response};
 use crate::query::devices::Status;
 use crate::query::metrics::MetricFilter;
-use crate::query::sort::{Place, Sort};
 use crate::query::{dead_letters, devices, fleet, metrics};
 
 pub(super) const KINDS: [Kind; 4] = [Kind::Gauge, Kind::Counter, Kind::State, Kind::Text];
@@ -43,13 +42,27 @@ pub(super) struct Call {
 }
 
 impl Call {
-    pub(super) fn params(&self, known: &[&str]) -> Result<Params, Problem> {
-        Params::parse(&self.query, known)
+    /// The parameters, of which there may be the known ones, and what is read from them.
+    ///
+    /// # Errors
+    /// All that is wrong with names and values.
+    pub(super) fn asked<T>(
+        &self,
+        known: &[&str],
+        values: impl FnOnce(&Params) -> Result<T, Problem>,
+    ) -> Result<(Params, T), Problem> {
+        Params::read(&self.path, &self.query, known, values)
+    }
+
+    /// The device in the path of a call without parameters.
+    fn device(&self, segment: &Segment) -> Result<DeviceId, Problem> {
+        let (_, device) = self.asked(&[], |_| segment.device())?;
+        Ok(device)
     }
 
     /// A page as an answer.
     fn page<T: Serialize>(&self, params: &Params, items: Vec<T>, next: Option<Cursor>) -> Response {
-        let next_cursor = next.map(|cursor| cursor.text());
+        let next_cursor = next.map(|cursor| cursor.text(params.query()));
         let link = self.link(params, next_cursor.as_deref());
         reply::with_link(reply::json(&reply::List { items, next_cursor }), link)
     }
@@ -64,7 +77,7 @@ impl Call {
         Ok(match Media::of(&self.headers)? {
             Media::Json => reply::with_vary(self.page(params, items, next)),
             Media::Csv => {
-                let cursor = next.map(|cursor| cursor.text());
+                let cursor = next.map(|cursor| cursor.text(params.query()));
                 let link = self.link(params, cursor.as_deref());
                 reply::with_link(csv::list(&items), link)
             }
@@ -105,51 +118,34 @@ pub(super) enum Handler {
 }
 
 pub(super) fn devices(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
-    let params = call.params(&[
+    let known = [
         "limit", "cursor", "device", "q", "status", "label", "sort", "follow",
-    ])?;
-    let begun = Begun::by(api, &params)?;
-    let sort = params.sort(&devices::SortBy::ALL, devices::SortBy::as_str)?;
-    let list = sorted_list('d', sort, devices::SortBy::as_str);
-    let by_id = sort.by == devices::SortBy::Id;
-    let upwards: Option<fn(Cursor) -> _> = (by_id && !sort.down).then_some(|cursor| match cursor {
-        Cursor::Device(id) => Some(id),
-        _ => None,
-    });
-    let page = devices::list(
-        &*api.store,
-        &params.device_filter()?,
-        sort,
-        params.place(&list, by_id && sort.down, upwards)?,
-        params.list_limit()?,
-        TimestampMs::now(),
-    );
-    let next = page.last().map(|(place, _)| match upwards {
-        Some(_) => Cursor::Device(place.name().to_owned()),
-        None => sorted_behind(list, place),
-    });
+    ];
+    let (params, ((order, start), filter, limit, follow)) = call.asked(&known, |params| {
+        let upwards = |cursor| match cursor {
+            Cursor::Device(id) => Some(id),
+            _ => None,
+        };
+        all((
+            params.order('d', &devices::SortBy::ALL, devices::SortBy::as_str, upwards),
+            params.device_filter(),
+            params.list_limit(),
+            params.follow(),
+        ))
+    })?;
+    let begun = Begun::by(api, follow)?;
+    let now = TimestampMs::now();
+    let page = devices::list(&*api.store, &filter, order.sort, start, limit, now);
+    let next = page.last();
+    let next = next.map(|(place, _)| order.behind(place, Cursor::Device));
     let items: Vec<_> = page.items.iter().map(|(_, v)| v.into()).collect();
     let answer = call.page_or_table::<reply::Device<'_>>(&params, items, next)?;
     Ok(begun.on(answer))
 }
 
-/// What a sorted list is called in cursors.
-fn sorted_list<K>(list: char, sort: Sort<K>, as_str: fn(K) -> &'static str) -> String {
-    let down = if sort.down { "-" } else { "" };
-    format!("{list}{down}{}", as_str(sort.by))
-}
-
-fn sorted_behind(list: String, place: &Place) -> Cursor {
-    Cursor::Sorted {
-        list,
-        key: place.key,
-        name: place.name().to_owned(),
-    }
-}
-
 pub(super) fn device(api: &Api, call: &Call, device: &Segment) -> Result<Response, Problem> {
-    call.params(&[])?;
-    let detail = devices::one(&*api.store, device.device()?.as_str(), TimestampMs::now())?;
+    let device = call.device(device)?;
+    let detail = devices::one(&*api.store, device.as_str(), TimestampMs::now())?;
     Ok(reply::json(&reply::DeviceInFull::from(&detail)))
 }
 
@@ -194,8 +190,7 @@ impl DevicePatch {
 }
 
 pub(super) fn patch(api: &Api, call: &Call, segment: &Segment) -> Result<Response, Problem> {
-    call.params(&[])?;
-    let device = segment.device()?;
+    let device = call.device(segment)?;
     let changes = match DevicePatch::read(&call.body)?.labels {
         None => BTreeMap::new(),
         Some(Some(labels)) => labels,
@@ -205,10 +200,10 @@ pub(super) fn patch(api: &Api, call: &Call, segment: &Segment) -> Result<Respons
             given.map(|name| (name.clone(), None)).collect()
         }
     };
-    for (name, value) in &changes {
+    each(changes.iter().map(|(name, value)| {
         labels::check(name, value.as_deref().unwrap_or_default())
-            .map_err(|e| Problem::parameter(format!("labels.{name}"), e))?;
-    }
+            .map_err(|e| Problem::parameter(format!("labels.{name}"), e))
+    }))?;
     devices::relabel(&*api.store, device.as_str(), &changes)?;
     if !changes.is_empty() {
         let labels = serde_json::to_string(&changes).unwrap_or_default();
@@ -218,43 +213,37 @@ pub(super) fn patch(api: &Api, call: &Call, segment: &Segment) -> Result<Respons
 }
 
 pub(super) fn forget(api: &Api, call: &Call, device: &Segment) -> Result<Response, Problem> {
-    call.params(&[])?;
-    let device = device.device()?;
+    let device = call.device(device)?;
     devices::forget(&*api.store, device.as_str())?;
     api.events.forgotten(device.as_str());
     Ok(reply::done())
 }
 
 pub(super) fn metrics(api: &Api, call: &Call, device: &Segment) -> Result<Response, Problem> {
-    let params = call.params(&["prefix", "q", "kind", "unit", "sort", "limit", "cursor"])?;
-    let device = device.device()?;
-    let sort = params.sort(&metrics::SortBy::ALL, metrics::SortBy::as_str)?;
-    let list = sorted_list('m', sort, metrics::SortBy::as_str);
-    let by_path = sort.by == metrics::SortBy::Path;
-    let upwards: Option<fn(Cursor) -> _> =
-        (by_path && !sort.down).then_some(|cursor| match cursor {
+    let known = ["prefix", "q", "kind", "unit", "sort", "limit", "cursor"];
+    let (params, (device, (order, start), filter, limit)) = call.asked(&known, |params| {
+        let upwards = |cursor| match cursor {
             Cursor::Metric(path) => Some(path),
             _ => None,
-        });
-    let filter = MetricFilter {
-        prefix: params.prefix()?,
-        q: params.get("q").map(str::to_owned),
-        kind: params.one_of("kind", &KINDS, Kind::as_str)?,
-        unit: params.get("unit").map(str::to_owned),
-    };
+        };
+        all((
+            device.device(),
+            params.order('m', &metrics::SortBy::ALL, metrics::SortBy::as_str, upwards),
+            metric_filter(params),
+            params.list_limit(),
+        ))
+    })?;
     let (page, described) = metrics::list(
         &*api.store,
         &api.descriptors,
         device.as_str(),
         &filter,
-        sort,
-        params.place(&list, by_path && sort.down, upwards)?,
-        params.list_limit()?,
+        order.sort,
+        start,
+        limit,
     )?;
-    let next = page.last().map(|(place, _)| match upwards {
-        Some(_) => Cursor::Metric(place.name().to_owned()),
-        None => sorted_behind(list, place),
-    });
+    let next = page.last();
+    let next = next.map(|(place, _)| order.behind(place, Cursor::Metric));
     let records = page.items.iter().map(|(_, record)| record);
     let items: Vec<_> = records
         .map(|record| reply::Metric::new(record, &described))
@@ -262,25 +251,31 @@ pub(super) fn metrics(api: &Api, call: &Call, device: &Segment) -> Result<Respon
     call.page_or_table(&params, items, next)
 }
 
+fn metric_filter(params: &Params) -> Result<MetricFilter, Problem> {
+    let kind = params.one_of("kind", &KINDS, Kind::as_str);
+    let (prefix, kind) = all((params.prefix(), kind))?;
+    Ok(MetricFilter {
+        prefix,
+        q: params.get("q").map(str::to_owned),
+        kind,
+        unit: params.get("unit").map(str::to_owned),
+    })
+}
+
 pub(super) fn latest(api: &Api, call: &Call, device: &Segment) -> Result<Response, Problem> {
-    let params = call.params(&["prefix", "format", "follow"])?;
-    let device = device.device()?;
-    let as_tree = params.one_of(
-        "format",
-        &[false, true],
-        |tree| if tree { "tree" } else { "flat" },
-    )?;
+    let (_, (device, as_tree, prefix, follow)) =
+        call.asked(&["prefix", "format", "follow"], |params| {
+            let as_str = |tree| if tree { "tree" } else { "flat" };
+            let as_tree = params.one_of("format", &[false, true], as_str);
+            all((device.device(), as_tree, params.prefix(), params.follow()))
+        })?;
     let media = match as_tree {
         Some(true) => Media::Json,
         _ => Media::of(&call.headers)?,
     };
-    let begun = Begun::by(api, &params)?;
-    let (series, described) = metrics::latest(
-        &*api.store,
-        &api.descriptors,
-        device.as_str(),
-        &params.prefix()?,
-    )?;
+    let begun = Begun::by(api, follow)?;
+    let (series, described) =
+        metrics::latest(&*api.store, &api.descriptors, device.as_str(), &prefix)?;
     if as_tree == Some(true) {
         let tree = metrics::tree(&series);
         let tree = reply::LatestTree::new(device.as_str(), &tree);
@@ -300,24 +295,32 @@ pub(super) fn latest(api: &Api, call: &Call, device: &Segment) -> Result<Respons
 }
 
 pub(super) fn fleet_latest(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
-    let params = call.params(&[
+    let known = [
         "path", "device", "q", "status", "label", "limit", "cursor", "follow",
-    ])?;
-    let patterns = params.patterns()?;
-    let cursor = params.cursor()?;
-    let after = match &cursor {
-        None => None,
-        Some(Cursor::Fleet { device, path }) => Some((device.as_str(), path.as_str())),
-        Some(_) => return Err(bad_cursor()),
-    };
-    let begun = Begun::by(api, &params)?;
+    ];
+    let (params, (patterns, filter, after, limit, follow)) = call.asked(&known, |params| {
+        let after = params.cursor().and_then(|cursor| match cursor {
+            None => Ok(None),
+            Some(Cursor::Fleet { device, path }) => Ok(Some((device, path))),
+            Some(_) => Err(bad_cursor()),
+        });
+        all((
+            params.patterns(),
+            params.device_filter(),
+            after,
+            params.list_limit(),
+            params.follow(),
+        ))
+    })?;
+    let after = after.as_ref();
+    let begun = Begun::by(api, follow)?;
     let page = fleet::latest(
         &*api.store,
         &api.descriptors,
         &patterns,
-        &params.device_filter()?,
-        after,
-        params.list_limit()?,
+        &filter,
+        after.map(|(device, path)| (device.as_str(), path.as_str())),
+        limit,
         TimestampMs::now(),
     );
     let next = page.last().map(|item| Cursor::Fleet {
@@ -329,7 +332,7 @@ pub(super) fn fleet_latest(api: &Api, call: &Call, _: &Segment) -> Result<Respon
 }
 
 pub(super) fn status(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
-    call.params(&[])?;
+    call.asked(&[], |_| Ok(()))?;
     let store = api.store.status();
     let intake = (api.intake)();
     let now = TimestampMs::now();
@@ -354,22 +357,25 @@ pub(super) fn status(api: &Api, call: &Call, _: &Segment) -> Result<Response, Pr
 }
 
 pub(super) fn dead_letters(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
-    let params = call.params(&["limit", "cursor", "reason"])?;
-    let reason = params.one_of("reason", Reason::ALL, Reason::as_str)?;
-    let before = match params.cursor()? {
-        None => None,
-        Some(Cursor::DeadLetter(id)) => Some(id),
-        Some(_) => return Err(bad_cursor()),
-    };
-    let page = dead_letters::list(&*api.store, reason, before, params.list_limit()?)?;
+    let (params, (reason, before, limit)) =
+        call.asked(&["limit", "cursor", "reason"], |params| {
+            let before = params.cursor().and_then(|cursor| match cursor {
+                None => Ok(None),
+                Some(Cursor::DeadLetter(id)) => Ok(Some(id)),
+                Some(_) => Err(bad_cursor()),
+            });
+            let reason = params.one_of("reason", Reason::ALL, Reason::as_str);
+            all((reason, before, params.list_limit()))
+        })?;
+    let page = dead_letters::list(&*api.store, reason, before, limit)?;
     let next = page.last().map(|letter| Cursor::DeadLetter(letter.id));
     let items: Vec<_> = page.items.iter().map(reply::DeadLetterItem::from).collect();
     Ok(call.page(&params, items, next))
 }
 
 pub(super) fn dead_letter(api: &Api, call: &Call, id: &Segment) -> Result<Response, Problem> {
-    call.params(&[])?;
-    let letter = dead_letters::one(&*api.store, id.id()?)?;
+    let (_, id) = call.asked(&[], |_| id.id())?;
+    let letter = dead_letters::one(&*api.store, id)?;
     let mut response = reply::bytes(StatusCode::OK, "application/octet-stream", letter.payload);
     // Whatever a stranger sent is for saving, never for a browser to show.
     let attachment = HeaderValue::from_static("attachment");

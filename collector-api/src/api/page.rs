@@ -1,6 +1,6 @@
 //! Pages: opaque cursors, and the `Link` header to the next page.
 //!
-//! A cursor holds all that the next page needs and nothing else, so it outlives the collector. It names its list: a cursor of another one is refused.
+//! A cursor holds all that the next page needs and nothing else, so it outlives the collector. It names its list and its query ([`Params::query`]): a cursor of another one is refused.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -44,9 +44,9 @@ pub enum Cursor {
 }
 
 impl Cursor {
-    /// The opaque text.
+    /// The opaque text, for a page of a query ([`Params::query`]).
     #[must_use]
-    pub fn text(&self) -> String {
+    pub fn text(&self, query: u64) -> String {
         let plain = match self {
             Self::Device(id) => format!("d{id}"),
             Self::Metric(path) => format!("m{path}"),
@@ -67,19 +67,27 @@ impl Cursor {
                 step_ms,
             } => format!("g{from},{to},{step_ms},{device}{path}"),
         };
-        URL_SAFE_NO_PAD.encode(plain)
+        URL_SAFE_NO_PAD.encode(format!("{query:016x}{plain}"))
     }
 
-    /// Reads the opaque text; `None` if it is no cursor.
+    /// Reads the opaque text: what query it is of, and where its page starts; `None` if it is no cursor.
     #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: &str) -> Option<(u64, Self)> {
         let plain = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
         Self::read(&plain)
     }
 
     /// Reads what is in the opaque text.
     #[must_use]
-    pub fn read(plain: &str) -> Option<Self> {
+    pub fn read(plain: &str) -> Option<(u64, Self)> {
+        let (query, start) = plain.split_at_checked(16)?;
+        let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        let query = query.bytes().all(digit).then_some(query)?;
+        let query = u64::from_str_radix(query, 16).ok()?;
+        Some((query, Self::start(start)?))
+    }
+
+    fn start(plain: &str) -> Option<Self> {
         let (kind, rest) = plain.split_at_checked(1)?;
         match kind {
             "d" => Some(Self::Device(rest.to_owned())),
@@ -173,7 +181,7 @@ mod tests {
 
     #[test]
     fn forged_cursors_are_none() {
-        let forged = |text: &str| Cursor::parse(&URL_SAFE_NO_PAD.encode(text));
+        let forged = |text: &str| Cursor::start(text);
         assert!(forged("s1,0,9,0").is_some());
         for bad in [
             "",
@@ -230,13 +238,14 @@ mod tests {
                 step_ms: Some(1),
             },
         ] {
-            let text = cursor.text();
+            let query = 0x12_3456_789a_bcde;
+            let text = cursor.text(query);
             assert!(
                 text.bytes()
                     .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)),
                 "{text}"
             );
-            assert_eq!(Cursor::parse(&text), Some(cursor));
+            assert_eq!(Cursor::parse(&text), Some((query, cursor)));
         }
     }
 
@@ -262,11 +271,19 @@ mod tests {
             "g1,2,d/a",
             "g1,1125899906842624,3,d/a",
         ] {
-            assert_eq!(
-                Cursor::parse(&URL_SAFE_NO_PAD.encode(plain)),
-                None,
-                "{plain}"
-            );
+            assert_eq!(Cursor::start(plain), None, "{plain}");
+        }
+        assert!(Cursor::read("0123456789abcdefda").is_some());
+        for plain in [
+            "",
+            "da",
+            "0123456789abcdef",
+            "0123456789ABCDEFda",
+            "+123456789abcdefda",
+            "0123456789abcdéda",
+            "0123456789abcdefx",
+        ] {
+            assert_eq!(Cursor::read(plain), None, "{plain}");
         }
         for text in ["é", "a", "====", "ZA=="] {
             assert_eq!(Cursor::parse(text), None, "{text}");

@@ -14,6 +14,8 @@ use crate::store::engine::StoreError;
 pub(super) const TYPES: &str = "https://devmon.invalid/problems/";
 /// When to ask again, in seconds: a store opens within seconds, mostly, and connections come free.
 const RETRY_AFTER_S: &str = "2";
+/// Most parameters that are called wrong in one answer: one that asks so much wrong is no person, and is not helped by more.
+pub(super) const MAX_ERRORS: usize = 20;
 
 /// What kind of error: one row of the documented table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,12 +150,35 @@ impl Problem {
         }
     }
 
-    /// Says of the parameter of another one, too.
+    /// The parameters at fault, and what is wrong with each.
+    pub(super) fn errors(self) -> impl Iterator<Item = (String, String)> {
+        self.parameter.into_iter().chain(self.more)
+    }
+
+    /// Whether no more parameters are said.
+    pub(super) fn is_full(&self) -> bool {
+        self.more.len() + 1 >= MAX_ERRORS
+    }
+
+    /// Says of the parameters of another one, too, the first [`MAX_ERRORS`] in all.
     pub(super) fn add(&mut self, other: Self) {
-        self.detail.push_str("; ");
-        self.detail.push_str(&other.detail);
-        self.more
-            .extend(other.parameter.into_iter().chain(other.more));
+        for (name, detail) in other.errors() {
+            if self.is_full() {
+                return;
+            }
+            self.detail.push_str(&format!("; {name}: {detail}"));
+            self.more.push((name, detail));
+        }
+    }
+
+    /// Without what it says of some parameters; `None` if that is all.
+    pub(super) fn without(self, said: &[String]) -> Option<Self> {
+        let others = self.errors().filter(|(name, _)| !said.contains(name));
+        let others = others.map(|(name, detail)| Self::parameter(name, detail));
+        others.reduce(|mut all, next| {
+            all.add(next);
+            all
+        })
     }
 
     /// The answer to a call of `instance`, a path.

@@ -9,7 +9,7 @@ use super::accept::Media;
 use super::endpoints::Call;
 use super::events::Begun;
 use super::page::Cursor;
-use super::params::{MAX_PATHS, Params, Segment};
+use super::params::{MAX_PATHS, Params, Segment, all};
 use super::problem::{Kind as Error, Problem};
 use super::reply::{self, ColumnHead, FleetColumnHead, FleetSeriesHead, SeriesHead};
 use super::sheet::{Csv, Json, Sheet};
@@ -18,13 +18,15 @@ use crate::query::aggregate::Aggregate;
 use crate::query::{fleet, fleet_series, range};
 
 pub(super) fn of_device(api: &Api, call: &Call, device: &Segment) -> Result<Response, Problem> {
-    let params = call.params(&[
+    let known = [
         "path", "from", "to", "step", "points", "agg", "limit", "cursor", "follow",
-    ])?;
+    ];
     let now = TimestampMs::now();
+    let (params, (mut query, follow)) = call.asked(&known, |params| {
+        all((params.series(device.device(), now), params.follow()))
+    })?;
     let media = Media::of(&call.headers)?;
-    let mut query = params.series(&device.device()?, now)?;
-    let begun = Begun::by(api, &params)?;
+    let begun = Begun::by(api, follow)?;
     query.paths = fleet::expand(&*api.store, &query.device, query.paths, MAX_PATHS)?;
     let answer = range::series(&*api.store, &query)?;
     let about = api
@@ -40,7 +42,7 @@ pub(super) fn of_device(api: &Api, call: &Call, device: &Segment) -> Result<Resp
             to,
             step_ms: answer.step_ms,
         }
-        .text()
+        .text(params.query())
     });
     let head = SeriesHead {
         device: &query.device,
@@ -79,14 +81,16 @@ pub(super) fn of_device(api: &Api, call: &Call, device: &Segment) -> Result<Resp
 }
 
 pub(super) fn of_fleet(api: &Api, call: &Call, _: &Segment) -> Result<Response, Problem> {
-    let params = call.params(&[
+    let known = [
         "path", "device", "q", "status", "label", "from", "to", "step", "points", "agg", "limit",
         "cursor", "follow",
-    ])?;
+    ];
     let now = TimestampMs::now();
+    let (params, (query, follow)) = call.asked(&known, |params| {
+        all((params.fleet_series(now), params.follow()))
+    })?;
     let media = Media::of(&call.headers)?;
-    let query = params.fleet_series(now)?;
-    let begun = Begun::by(api, &params)?;
+    let begun = Begun::by(api, follow)?;
     let mut answer = fleet_series::series(&*api.store, &api.descriptors, &query, now)?;
     let (from, to, step_ms) = (query.from, query.to, answer.step_ms);
     let cursor = answer.next.map(|(device, path)| {
@@ -97,7 +101,7 @@ pub(super) fn of_fleet(api: &Api, call: &Call, _: &Segment) -> Result<Response, 
             to,
             step_ms,
         }
-        .text()
+        .text(params.query())
     });
     let columns = answer.series.iter_mut();
     let columns = columns.flat_map(|series| std::mem::take(&mut series.columns));

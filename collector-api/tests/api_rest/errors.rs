@@ -455,25 +455,6 @@ fn a_connection_serves_many_calls() {
 }
 
 #[test]
-fn all_names_that_are_wrong_are_said_at_once() {
-    let collector = Collector::start();
-    let path = "/api/v1/devices";
-    let answer = collector.get(&format!("{path}?limt=5&limit=+5&x=%ff&sort=id&sort=id"));
-    let body = problem(&answer, 400, "invalid-parameter", path);
-    let named: Vec<_> = body["errors"].as_array().unwrap().iter().collect();
-    let named: Vec<_> = named
-        .iter()
-        .map(|e| e["parameter"].as_str().unwrap())
-        .collect();
-    assert_eq!(named, ["limt", "x", "sort"]);
-    let detail = body["detail"].as_str().unwrap();
-    assert!(
-        detail.contains("limt: ") && detail.contains("; sort: stands twice"),
-        "{detail}"
-    );
-}
-
-#[test]
 fn whole_numbers_are_digits() {
     let collector = Collector::start();
     collector.store.put("d", "/a", T, 1.0);
@@ -520,14 +501,4 @@ fn a_prefix_may_end_like_a_folder() {
     let answer = collector.get(&format!("{path}?prefix=/disk//a"));
     let body = problem(&answer, 400, "invalid-parameter", path);
     assert!(body["detail"].as_str().unwrap().contains("~1"), "{body}");
-}
-
-#[test]
-fn of_very_many_wrong_names_some_are_said() {
-    let collector = Collector::start();
-    let path = "/api/v1/devices";
-    let answer = collector.get(&format!("{path}?{}", "a&".repeat(7_000)));
-    let body = problem(&answer, 400, "invalid-parameter", path);
-    assert_eq!(body["errors"].as_array().map(Vec::len), Some(20));
-    assert!(answer.body.len() < 8_192, "{} bytes", answer.body.len());
 }

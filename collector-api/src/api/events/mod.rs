@@ -23,7 +23,7 @@ use warp::hyper::body::Bytes;
 
 use super::Api;
 use super::endpoints::Call;
-use super::params::Params;
+use super::params::{Params, all, each, word};
 use super::patience::Line;
 use super::problem::{Kind as Error, Problem};
 use crate::events::event::Kind;
@@ -84,9 +84,8 @@ pub(super) struct Begun(Option<EventId>);
 
 impl Begun {
     /// With `follow=true`; else it is nowhere.
-    pub(super) fn by(api: &Api, params: &Params) -> Result<Self, Problem> {
-        let as_str = |follow| if follow { "true" } else { "false" };
-        if params.one_of("follow", &[true, false], as_str)? != Some(true) {
+    pub(super) fn by(api: &Api, follow: bool) -> Result<Self, Problem> {
+        if !follow {
             return Ok(Self(None));
         }
         let begun = api.events.begin();
@@ -127,40 +126,50 @@ fn with_headers(reply: impl Reply) -> warp::reply::Response {
 
 fn asked(call: &Call) -> Result<Asked, Problem> {
     let known = ["device", "path", "types", "min_interval", "last_event_id"];
-    let params = Params::parse(&call.query, &known)?;
-    let devices: Vec<DevicePattern> = all(&params, "device", MAX_DEVICES)?;
-    let paths: Vec<PathPattern> = all(&params, "path", MAX_PATHS)?;
-    let kinds = match params.get("types") {
-        None => Kinds::ALL,
-        Some(text) => {
-            let kind = |name| super::params::word("types", name, &Kind::ALL, Kind::as_str);
-            let with = |kinds: Kinds, name| Ok::<_, Problem>(kinds.with(kind(name)?));
-            text.split(',').try_fold(Kinds::NONE, with)?
-        }
+    let (_, (devices, paths, kinds, min_interval, last)) = call.asked(&known, |params| {
+        all((
+            listed::<DevicePattern>(params, "device", MAX_DEVICES),
+            listed::<PathPattern>(params, "path", MAX_PATHS),
+            kinds(params),
+            params.get("min_interval").map(min_interval).transpose(),
+            last(call, params),
+        ))
+    })?;
+    Ok(Asked {
+        filter: Filter::new(kinds, devices, paths),
+        min_interval,
+        last,
+    })
+}
+
+fn kinds(params: &Params) -> Result<Kinds, Problem> {
+    let Some(text) = params.get("types") else {
+        return Ok(Kinds::ALL);
     };
+    let kind = |name| word("types", name, &Kind::ALL, Kind::as_str);
+    let kinds = each(text.split(',').map(kind))?;
+    Ok(kinds.into_iter().fold(Kinds::NONE, Kinds::with))
+}
+
+fn last(call: &Call, params: &Params) -> Result<Option<EventId>, Problem> {
     // A browser sends the header when it comes again, with the address of the first time.
     let (name, last) = match call.headers.get(LAST_EVENT_ID) {
         Some(value) => ("Last-Event-ID", Some(value.to_str().unwrap_or("?"))),
         None => ("last_event_id", params.get("last_event_id")),
     };
     let last = last.filter(|text| !text.is_empty()).map(str::parse);
-    Ok(Asked {
-        filter: Filter::new(kinds, devices, paths),
-        min_interval: params.get("min_interval").map(min_interval).transpose()?,
-        last: last.transpose().map_err(|e| Problem::parameter(name, e))?,
-    })
+    last.transpose().map_err(|e| Problem::parameter(name, e))
 }
 
-fn all<T>(params: &Params, name: &str, most: usize) -> Result<Vec<T>, Problem>
+fn listed<T>(params: &Params, name: &str, most: usize) -> Result<Vec<T>, Problem>
 where
     T: std::str::FromStr<Err: ToString>,
 {
-    let texts = params.pairs().filter(|(n, _)| *n == name);
-    let parse = |(_, text): (_, &str)| {
+    let parse = |text: &str| {
         text.parse()
             .map_err(|e: T::Err| Problem::parameter(name, e))
     };
-    let all: Vec<T> = texts.map(parse).collect::<Result<_, _>>()?;
+    let all: Vec<T> = each(params.values(name).map(parse))?;
     if all.len() > most {
         let detail = format!("stands {} times; the most is {most}", all.len());
         return Err(Problem::parameter(name, detail));

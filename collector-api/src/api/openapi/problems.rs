@@ -30,7 +30,7 @@ pub(super) const ALL: [Kind; 18] = [
 pub(super) fn when(kind: Kind) -> &'static str {
     match kind {
         Kind::InvalidParameter => {
-            "A parameter or path segment is malformed, unknown, or out of range; errors names it."
+            "A parameter or path segment is malformed, unknown, or out of range; errors names all that are, up to 20."
         }
         Kind::Malformed => "The body is not what it should be, or breaks off.",
         Kind::Unauthorized => {

@@ -1,7 +1,10 @@
-//! What a caller asks: query strings and path segments, checked once and typed ever after. Every mistake names its parameter.
+//! What a caller asks: query strings and path segments, checked once and typed ever after. Every mistake names its parameter, and all of a call are said at once.
 
+mod all;
+mod order;
 mod series;
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
@@ -14,7 +17,7 @@ use super::problem::Problem;
 use crate::events::DevicePattern;
 use crate::query::devices::{DeviceFilter, Status};
 use crate::query::fleet::Pattern;
-use crate::query::sort::{Place, Sort};
+pub(super) use all::{all, each};
 pub(super) use series::{POINTS, ROWS_LIMIT};
 
 /// Page length of lists: default and maximum.
@@ -23,21 +26,59 @@ pub(super) const LIST_LIMIT: (usize, usize) = (100, 1_000);
 pub(super) const MAX_PATHS: usize = 50;
 /// Most ids of devices, or patterns of them, in one call.
 pub(super) const MAX_DEVICES: usize = 1_000;
-/// Most names of parameters that are called wrong in one answer.
-const MAX_WRONG: usize = 20;
 /// Parameters that may stand several times.
 const REPEATED: [&str; 3] = ["path", "device", "label"];
+/// Parameters that do not tell the pages of one query from those of another: which page and how long, a header, and the range, which a cursor holds.
+const OF_A_PAGE: [&str; 5] = ["cursor", "limit", "follow", "from", "to"];
 
 /// The parameters of a query string, decoded, each known to the endpoint.
 #[derive(Debug, Clone, Default)]
-pub struct Params(Vec<(String, String)>);
+pub struct Params {
+    pairs: Vec<(String, String)>,
+    /// Of the URL, decoded.
+    path: String,
+}
 
 impl Params {
     /// Decodes a query string (`application/x-www-form-urlencoded`). Only `path`, `device` and `label` may be repeated.
     ///
     /// # Errors
-    /// All that are unknown, repeated or malformed, the first [`MAX_WRONG`] of them.
+    /// All that are unknown, repeated or malformed, the first [`MAX_ERRORS`](super::problem::MAX_ERRORS) of them.
     pub fn parse(raw: &str, known: &[&str]) -> Result<Self, Problem> {
+        let (params, wrong) = Self::decode("", raw, known);
+        wrong.map_or(Ok(params), Err)
+    }
+
+    /// Decodes the query string of a call of `path`, and reads its values.
+    ///
+    /// # Errors
+    /// All that is wrong with names and values, the first [`MAX_ERRORS`](super::problem::MAX_ERRORS) of it. If nothing is: a cursor of another query.
+    pub(super) fn read<T>(
+        path: &str,
+        raw: &str,
+        known: &[&str],
+        values: impl FnOnce(&Self) -> Result<T, Problem>,
+    ) -> Result<(Self, T), Problem> {
+        let (params, wrong) = Self::decode(path, raw, known);
+        match (wrong, values(&params)) {
+            (None, Ok(values)) => {
+                params.check_cursor()?;
+                Ok((params, values))
+            }
+            (None, Err(problem)) | (Some(problem), Ok(_)) => Err(problem),
+            (Some(mut wrong), Err(problem)) => {
+                // Of what could not be read nothing else is known, least of all that it is missing.
+                let said: Vec<_> = wrong.clone().errors().map(|(name, _)| name).collect();
+                if let Some(others) = problem.without(&said) {
+                    wrong.add(others);
+                }
+                Err(wrong)
+            }
+        }
+    }
+
+    /// What is right, and what is wrong.
+    fn decode(path: &str, raw: &str, known: &[&str]) -> (Self, Option<Problem>) {
         let mut pairs: Vec<(String, String)> = Vec::new();
         let mut wrong: Option<Problem> = None;
         for part in raw.split('&').filter(|part| !part.is_empty()) {
@@ -45,20 +86,38 @@ impl Params {
                 Ok(pair) => pairs.push(pair),
                 Err(problem) => match &mut wrong {
                     None => wrong = Some(problem),
-                    Some(first) if first.more.len() + 1 < MAX_WRONG => first.add(problem),
-                    // One that asks so much wrong is no person, and is not helped by more.
-                    Some(_) => break,
+                    Some(first) if first.is_full() => break,
+                    Some(first) => first.add(problem),
                 },
             }
         }
-        wrong.map_or(Ok(Self(pairs)), Err)
+        let path = percent_decode(path).unwrap_or_else(|| path.to_owned());
+        (Self { pairs, path }, wrong)
     }
 
     /// Names and values in their order.
     pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0
+        self.pairs
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// What tells the pages of this query from those of another one, the same in every process of a release. The order of parameters does not count but that of paths, which columns have.
+    #[must_use]
+    pub fn query(&self) -> u64 {
+        let mut pairs: Vec<_> = self.pairs().collect();
+        pairs.retain(|(name, _)| !OF_A_PAGE.contains(name));
+        pairs.sort_by_key(|&(name, value)| (name, if name == "path" { "" } else { value }));
+        let mut hash = DefaultHasher::new(); // without a random key
+        (&self.path, pairs).hash(&mut hash);
+        hash.finish()
+    }
+
+    fn check_cursor(&self) -> Result<(), Problem> {
+        match self.get("cursor").and_then(Cursor::parse) {
+            Some((query, _)) if query != self.query() => Err(other_query()),
+            _ => Ok(()),
+        }
     }
 
     /// The value of a parameter that stands at most once.
@@ -67,6 +126,12 @@ impl Params {
         self.pairs()
             .find(|(n, _)| *n == name)
             .map(|(_, value)| value)
+    }
+
+    /// The values of a parameter that may stand several times.
+    pub fn values(&self, name: &str) -> impl Iterator<Item = &str> {
+        let named = self.pairs().filter(move |(n, _)| *n == name);
+        named.map(|(_, value)| value)
     }
 
     /// The page length of a list.
@@ -92,7 +157,18 @@ impl Params {
     /// Not a cursor.
     pub fn cursor(&self) -> Result<Option<Cursor>, Problem> {
         let parse = |text| Cursor::parse(text).ok_or_else(bad_cursor);
-        self.get("cursor").map(parse).transpose()
+        let cursor = self.get("cursor").map(parse).transpose()?;
+        Ok(cursor.map(|(_, cursor)| cursor))
+    }
+
+    /// Whether the answer says where a stream of events goes on from it.
+    ///
+    /// # Errors
+    /// Neither true nor false.
+    pub(super) fn follow(&self) -> Result<bool, Problem> {
+        let as_str = |follow| if follow { "true" } else { "false" };
+        let follow = self.one_of("follow", &[true, false], as_str)?;
+        Ok(follow == Some(true))
     }
 
     /// A path, to list what is at or below it, with or without a `/` at its end; nothing or `/` for all.
@@ -127,45 +203,35 @@ impl Params {
     /// # Errors
     /// No id or pattern, a status that there is not, no label.
     pub fn device_filter(&self) -> Result<DeviceFilter, Problem> {
-        let ids = self.pairs().filter(|(name, _)| *name == "device");
-        let ids: Vec<_> = ids
-            .map(|(_, text)| text.parse::<DevicePattern>())
-            .map(|id| id.map(DevicePattern::into_glob))
-            .collect::<Result<_, _>>()
-            .map_err(|e| Problem::parameter("device", e))?;
+        let words = self.get("status").into_iter().flat_map(|s| s.split(','));
+        let status = words.map(|text| word("status", text, &Status::ALL, Status::as_str));
+        let (ids, status, labels) = all((self.device_ids(), each(status), self.labels()))?;
+        Ok(DeviceFilter {
+            ids,
+            q: self.get("q").map(str::to_owned),
+            status,
+            labels,
+        })
+    }
+
+    /// Ids of devices, or patterns of them.
+    fn device_ids(&self) -> Result<Vec<glob::Pattern>, Problem> {
+        let texts = self.values("device");
+        let ids = each(texts.map(|text| {
+            let id = text.parse::<DevicePattern>();
+            id.map(DevicePattern::into_glob)
+                .map_err(|e| Problem::parameter("device", e))
+        }))?;
         if ids.len() > MAX_DEVICES {
             let detail = format!("stands {} times; the most is {MAX_DEVICES}", ids.len());
             return Err(Problem::parameter("device", detail));
         }
-        let words = self.get("status").into_iter().flat_map(|s| s.split(','));
-        let status = words.map(|text| word("status", text, &Status::ALL, Status::as_str));
-        Ok(DeviceFilter {
-            ids,
-            q: self.get("q").map(str::to_owned),
-            status: status.collect::<Result<_, _>>()?,
-            labels: self.labels()?,
-        })
+        Ok(ids)
     }
 
     /// `name:value`, or a name for any value.
     fn labels(&self) -> Result<Vec<(String, Option<String>)>, Problem> {
-        let texts = self.pairs().filter(|(name, _)| *name == "label");
-        let labels: Vec<_> = texts
-            .map(|(_, text)| {
-                let (name, value) = text
-                    .split_once(':')
-                    .map_or((text, None), |(name, value)| (name, Some(value)));
-                labels::check(name, value.unwrap_or_default()).map_err(|e| {
-                    let hint = if name.contains('=') {
-                        "; between name and value stands a colon: label=site:berlin"
-                    } else {
-                        ""
-                    };
-                    Problem::parameter("label", format!("{e}{hint}"))
-                })?;
-                Ok((name.to_owned(), value.map(str::to_owned)))
-            })
-            .collect::<Result<_, Problem>>()?;
+        let labels = each(self.values("label").map(label))?;
         if labels.len() > labels::MAX_LABELS {
             let detail = format!(
                 "{} labels; the most is {}",
@@ -175,46 +241,6 @@ impl Params {
             return Err(Problem::parameter("label", detail));
         }
         Ok(labels)
-    }
-
-    /// The order of a list: a field of its items, the largest first with a `-` before it. By default the first of `all`, upwards.
-    ///
-    /// # Errors
-    /// Nothing that the list can be sorted by.
-    pub fn sort<K: Copy>(
-        &self,
-        all: &[K],
-        as_str: fn(K) -> &'static str,
-    ) -> Result<Sort<K>, Problem> {
-        let text = self.get("sort").unwrap_or_else(|| as_str(all[0]));
-        let name = text.strip_prefix('-');
-        Ok(Sort {
-            by: word("sort", name.unwrap_or(text), all, as_str)?,
-            down: name.is_some(),
-        })
-    }
-
-    /// Where a page starts of a list that is called `list` in cursors; `plain` knows the cursor of one sorted by name, upwards.
-    ///
-    /// # Errors
-    /// Not a cursor, or of another list or order.
-    pub fn place(
-        &self,
-        list: &str,
-        names_down: bool,
-        plain: Option<fn(Cursor) -> Option<String>>,
-    ) -> Result<Option<Place>, Problem> {
-        let Some(cursor) = self.cursor()? else {
-            return Ok(None);
-        };
-        let place = match (cursor, plain) {
-            (Cursor::Sorted { list: l, key, name }, None) if l == list => {
-                Some(Place::new(key, &name, names_down))
-            }
-            (cursor, Some(plain)) => plain(cursor).map(|name| Place::new(0, &name, false)),
-            _ => None,
-        };
-        place.map(Some).ok_or_else(bad_cursor)
     }
 
     /// Patterns of paths, as many as a series call may name.
@@ -227,13 +253,14 @@ impl Params {
 
     fn paths<T: FromStr<Err: ToString> + PartialEq>(&self) -> Result<Vec<T>, Problem> {
         let mut paths = Vec::new();
-        for (_, text) in self.pairs().filter(|(name, _)| *name == "path") {
+        each(self.values("path").map(|text| {
             let path = T::from_str(text).map_err(|e| Problem::parameter("path", e))?;
             if paths.contains(&path) {
                 return Err(Problem::parameter("path", format!("{text} stands twice")));
             }
             paths.push(path);
-        }
+            Ok(())
+        }))?;
         match paths.len() {
             0 => Err(Problem::parameter(
                 "path",
@@ -270,6 +297,22 @@ fn pair(
     Ok((name, value))
 }
 
+/// A label: `name:value`, or a name for any value.
+fn label(text: &str) -> Result<(String, Option<String>), Problem> {
+    let (name, value) = text
+        .split_once(':')
+        .map_or((text, None), |(name, value)| (name, Some(value)));
+    labels::check(name, value.unwrap_or_default()).map_err(|e| {
+        let hint = if name.contains('=') {
+            "; between name and value stands a colon: label=site:berlin"
+        } else {
+            ""
+        };
+        Problem::parameter("label", format!("{e}{hint}"))
+    })?;
+    Ok((name.to_owned(), value.map(str::to_owned)))
+}
+
 /// One of a closed list of words.
 pub(super) fn word<T: Copy>(
     name: &str,
@@ -290,6 +333,14 @@ pub fn bad_cursor() -> Problem {
     Problem::parameter(
         "cursor",
         "is not a cursor of this list; take next_cursor of the page before, or leave it out",
+    )
+}
+
+/// A cursor of a page of something else.
+fn other_query() -> Problem {
+    Problem::parameter(
+        "cursor",
+        "belongs to a call with other parameters; follow next_cursor with all else as it was, or leave it out",
     )
 }
 
@@ -382,4 +433,53 @@ fn percent_decode(text: &str) -> Option<String> {
         }
     }
     String::from_utf8(out).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn query(path: &str, raw: &str) -> u64 {
+        let known = [
+            "path", "label", "q", "step", "limit", "cursor", "follow", "from",
+        ];
+        let (params, wrong) = Params::decode(path, raw, &known);
+        assert_eq!(wrong, None);
+        params.query()
+    }
+
+    #[test]
+    fn a_query_is_the_same_on_all_its_pages() {
+        let first = query("/a/x", "path=/b&path=/a&label=x&label=y&q=%20z&from=-1h");
+        for (path, raw) in [
+            (
+                "/a/x",
+                "path=/b&path=/a&label=x&label=y&q=%20z&from=-1h&limit=3&cursor=x&follow=true",
+            ),
+            ("/a/%78", "q=+z&label=y&label=%78&path=/b&path=%2Fa&from=5"),
+        ] {
+            assert_eq!(query(path, raw), first, "{path} {raw}");
+        }
+    }
+
+    #[test]
+    fn another_query_is_another_one() {
+        let mut seen = std::collections::HashSet::new();
+        for (path, raw) in [
+            ("/a", ""),
+            ("/b", ""),
+            ("/a", "q="),
+            ("/a", "q=x"),
+            ("/a", "path=x"),
+            ("/a", "path=x&path=y"),
+            ("/a", "path=y&path=x"),
+            ("/a", "path=xy"),
+            ("/a", "label=x&label=y"),
+            ("/a", "label=xlabely"),
+            ("/a", "q=x&step=1"),
+            ("/a", "step=x&q=1"),
+        ] {
+            assert!(seen.insert(query(path, raw)), "{path} {raw}");
+        }
+    }
 }

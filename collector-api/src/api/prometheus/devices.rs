@@ -9,7 +9,7 @@ use devmon_core::Value;
 use devmon_core::wire::TimestampMs;
 
 use super::super::Api;
-use super::super::params::Params;
+use super::super::params::{Params, all};
 use super::super::problem::{Kind, Problem};
 use super::text::{Exposition, Format};
 use crate::query::devices::{STALE_INTERVALS, Status, labels, patience_ms, status};
@@ -35,15 +35,17 @@ pub(super) struct Wanted {
 
 impl Wanted {
     pub(super) fn parse(query: &str) -> Result<Self, Problem> {
-        let params = Params::parse(query, &["device", "prefix", "path"])?;
-        let devices = params.device_filter()?.ids;
-        let paths = match params.get("path") {
-            Some(_) => params.patterns()?,
-            None => Vec::new(),
-        };
+        let known = ["device", "prefix", "path"];
+        let (_, (filter, prefix, paths)) = Params::read("", query, &known, |params| {
+            let paths = match params.get("path") {
+                Some(_) => params.patterns(),
+                None => Ok(Vec::new()),
+            };
+            all((params.device_filter(), params.prefix(), paths))
+        })?;
         Ok(Self {
-            devices,
-            prefix: params.prefix()?,
+            devices: filter.ids,
+            prefix,
             paths,
         })
     }
