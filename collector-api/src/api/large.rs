@@ -8,6 +8,7 @@
 //! - **What goes wrong** half-way ends the connection without the end of the body: nobody takes a part for the whole.
 //! - **ETag**: a long answer's is made of what it is made of, not of its text, so that 304 needs no text.
 
+use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hasher};
 use std::io;
 use std::pin::Pin;
@@ -18,12 +19,12 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use warp::Reply as _;
-use warp::http::header::ETAG;
+use warp::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG};
 use warp::http::{HeaderValue, StatusCode};
 use warp::hyper::body::Bytes;
 
 use super::problem::{Kind, Problem};
-use super::reply;
+use super::reply::{self, Response};
 
 /// What is no longer than this is sent whole, with its length, in the best coding.
 const WHOLE_BYTES: usize = 256 << 10;
@@ -54,18 +55,89 @@ pub(super) trait Pieces: Send + Sync + 'static {
     fn digest(&self, into: &mut DefaultHasher);
 }
 
+/// What is in memory already, part by part.
+#[derive(Debug)]
+pub(super) struct Parts {
+    /// What is not sent yet, and, until [`free`](Pieces::free), what was since the last time.
+    parts: VecDeque<Vec<u8>>,
+    /// Bytes of them that are sent.
+    at: usize,
+    /// Bytes of memory of all of them.
+    held: usize,
+}
+
+impl FromIterator<Vec<u8>> for Parts {
+    fn from_iter<T: IntoIterator<Item = Vec<u8>>>(parts: T) -> Self {
+        let parts: VecDeque<_> = parts.into_iter().collect();
+        let held = parts.iter().map(Vec::capacity).sum();
+        Self { parts, at: 0, held }
+    }
+}
+
+impl Pieces for Parts {
+    fn write(&mut self, out: &mut Vec<u8>, most: usize) -> io::Result<bool> {
+        let mut before = 0;
+        for part in &self.parts {
+            let from = self.at.saturating_sub(before).min(part.len());
+            let bytes = most.saturating_sub(out.len()).min(part.len() - from);
+            out.extend_from_slice(&part[from..from + bytes]);
+            self.at += bytes;
+            if from + bytes < part.len() {
+                return Ok(true);
+            }
+            before += part.len();
+        }
+        Ok(false)
+    }
+
+    fn free(&mut self) -> usize {
+        while let Some(part) = self.parts.pop_front_if(|part| part.len() <= self.at) {
+            self.at -= part.len();
+            self.held -= part.capacity();
+        }
+        self.held
+    }
+
+    fn settle(&mut self) {
+        for part in &mut self.parts {
+            *part = part.as_slice().to_vec();
+        }
+        self.held = self.parts.iter().map(Vec::capacity).sum();
+    }
+
+    fn digest(&self, into: &mut DefaultHasher) {
+        for part in &self.parts {
+            into.write(part);
+        }
+    }
+}
+
 /// Memory for long answers, in KiB.
 #[derive(Debug, Clone)]
-pub(super) struct Room(Arc<Semaphore>);
+pub(super) struct Room {
+    free: Arc<Semaphore>,
+    whole: usize,
+}
 
 impl Room {
     pub(super) fn of(bytes: usize) -> Self {
-        Self(Arc::new(Semaphore::new(bytes >> 10)))
+        let whole = bytes >> 10;
+        Self {
+            free: Arc::new(Semaphore::new(whole)),
+            whole,
+        }
     }
 
     fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
+        if kib(bytes) > self.whole {
+            let (mib, most) = (bytes.div_ceil(1 << 20), self.whole >> 10);
+            let detail = format!(
+                "the answer takes {mib} MiB of memory, and all answers on their way may take {most}; ask for less at a time"
+            );
+            return Err(Problem::new(Kind::TooManyPoints, detail));
+        }
         let room = u32::try_from(kib(bytes)).ok();
-        let room = room.and_then(|kib| self.0.clone().try_acquire_many_owned(kib).ok());
+        let room = room.and_then(|kib| self.free.clone().try_acquire_many_owned(kib).ok());
         room.ok_or_else(|| {
             Problem::new(
                 Kind::Busy,
@@ -98,25 +170,69 @@ pub(super) fn answer(
     if !more {
         return Ok(response(begin).into_response());
     }
+    let tag = tag(content_type, &pieces);
+    let room = room.take(begin.len() + pieces.free())?;
+    pieces.settle();
+    let mut streamed = warp::reply::stream(Body::new(begin, pieces, room)).into_response();
+    *streamed.headers_mut() = response(Vec::new()).into_parts().0.headers;
+    streamed.headers_mut().extend(tag.map(|tag| (ETAG, tag)));
+    Ok(streamed)
+}
+
+/// An answer that is in memory as it is: a short one stays whole, a long one is sent in pieces.
+///
+/// # Errors
+/// It is long, and there is no room.
+pub(super) fn whole(room: &Room, answer: Response) -> Result<warp::reply::Response, Problem> {
+    if answer.body().len() <= WHOLE_BYTES {
+        return Ok(answer.into_response());
+    }
+    let (mut head, body) = answer.into_parts();
+    let room = room.take(body.len())?;
+    let pieces: Parts = body.chunks(PIECE_BYTES).map(<[u8]>::to_vec).collect();
+    drop(body);
+    if head
+        .headers
+        .get(CACHE_CONTROL)
+        .is_some_and(|c| c != "no-store")
+    {
+        let content_type = head.headers.get(CONTENT_TYPE);
+        let content_type = content_type
+            .and_then(|t| t.to_str().ok())
+            .unwrap_or_default();
+        let tag = tag(content_type, &pieces);
+        head.headers.extend(tag.map(|tag| (ETAG, tag)));
+    }
+    let mut streamed = warp::reply::stream(Body::new(Vec::new(), pieces, room)).into_response();
+    *streamed.status_mut() = head.status;
+    *streamed.headers_mut() = head.headers;
+    Ok(streamed)
+}
+
+fn tag(content_type: &str, pieces: &impl Pieces) -> Option<HeaderValue> {
     let mut hash = DefaultHasher::new(); // without a random key: the same in every process of a release
     hash.write(content_type.as_bytes());
     pieces.digest(&mut hash);
-    let tag = format!("W/\"{:016x}\"", hash.finish());
-    let room = room.take(pieces.free())?;
-    pieces.settle();
-    let body = Body {
-        begin: begin.into(),
-        rest: Some(Box::new(pieces)),
-        room,
-        until: Instant::now() + PATIENCE,
-        in_a_row: 0,
-    };
-    let mut streamed = warp::reply::stream(body).into_response();
-    *streamed.headers_mut() = response(Vec::new()).into_parts().0.headers;
-    if let Ok(tag) = HeaderValue::try_from(tag) {
-        streamed.headers_mut().insert(ETAG, tag);
+    HeaderValue::try_from(format!("W/\"{:016x}\"", hash.finish())).ok()
+}
+
+/// Everything, in pieces of so many bytes or a value more; what is sent is freed.
+#[cfg(test)]
+pub(super) fn in_pieces(mut answer: impl Pieces, most: usize) -> Vec<u8> {
+    let (mut text, mut left) = (Vec::new(), usize::MAX);
+    loop {
+        let mut piece = Vec::new();
+        let more = answer.write(&mut piece, most).unwrap();
+        text.extend(piece);
+        answer.settle();
+        let now = answer.free();
+        assert!(now <= left, "what is written is freed");
+        left = now;
+        if !more {
+            assert_eq!(left, 0);
+            return text;
+        }
     }
-    Ok(streamed)
 }
 
 /// A long answer on its way.
@@ -131,6 +247,16 @@ struct Body {
 }
 
 impl Body {
+    fn new(begin: Vec<u8>, rest: impl Pieces, room: OwnedSemaphorePermit) -> Self {
+        Self {
+            begin: begin.into(),
+            rest: Some(Box::new(rest)),
+            room,
+            until: Instant::now() + PATIENCE,
+            in_a_row: 0,
+        }
+    }
+
     /// The next piece; an empty one behind the last.
     fn piece(&mut self) -> io::Result<Bytes> {
         if self.begin.is_empty() && self.rest.is_none() {

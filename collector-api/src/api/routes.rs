@@ -20,7 +20,7 @@ use super::exchange::cors::Origins;
 use super::params::Segment;
 use super::patience::Line;
 use super::problem::{Kind, Problem};
-use super::{Api, Front, prometheus};
+use super::{Api, Front, large, prometheus};
 
 /// Calls that work at a time; more wait. Each may hold a thread and some 40 MB: a window of a million samples, and an answer
 /// of a million points as columns. While an answer is sent, nothing of this is held (`large`).
@@ -149,7 +149,10 @@ async fn work(desk: &Desk, mut call: Call, body: impl Sent) -> Result<Response, 
     }
     let whole = match operation.handler {
         Handler::Stream(stream) => return stream(desk.front.api(), &call),
-        Handler::Store(endpoint) => ask(&desk.front, &desk.calls, endpoint, segment, call).await,
+        Handler::Store(endpoint) => {
+            let answer = ask(&desk.front, &desk.calls, endpoint, segment, call).await?;
+            return large::whole(&desk.front.api()?.room, answer);
+        }
         Handler::Large(endpoint) => {
             return ask(&desk.front, &desk.calls, endpoint, segment, call).await;
         }

@@ -47,6 +47,7 @@ use super::reserve::Reserve;
 use super::retention::Keep;
 use super::rollup::Tier;
 use super::seal::Sealer;
+use super::writing::{Write, Writing};
 use super::{follow, labels, range, record, stored};
 
 /// Trimming works by whole segments, and one always stays.
@@ -151,7 +152,7 @@ pub(super) struct Shared {
     /// Appended to the journal since the last cut.
     pub(super) unsealed_bytes: AtomicU64,
     last_commit_us: AtomicU64,
-    pub(super) problem: Mutex<Option<String>>,
+    writing: Writing,
     pub(super) sealing_problem: Mutex<Option<String>>,
     pub(super) archive_problem: Mutex<Option<String>>,
     pub(super) degraded: Option<String>,
@@ -261,7 +262,7 @@ impl Engine {
             signal: super::seal::Signal::default(),
             compaction: super::compact::Signal::default(),
             last_commit_us: AtomicU64::new(0),
-            problem: Mutex::new(None),
+            writing: Writing::default(),
             sealing_problem: Mutex::new(None),
             archive_problem: Mutex::new(None),
             degraded: opened.degraded,
@@ -575,32 +576,21 @@ impl Shared {
         }
         Ok(true)
     }
-
-    /// Notes whether writing works, for [`StoreStatus::problem`].
-    fn note<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
-        let problem = result.as_ref().err().map(|error| match error {
-            StoreError::DiskFull { .. } => error.to_string(),
-            StoreError::Journal(journal) if journal.is_disk_full() => {
-                format!("the disk is full: free some space and intake goes on by itself ({error})")
-            }
-            error => error.to_string(),
-        });
-        *lock(&self.problem) = problem;
-        result
-    }
 }
 
 impl Store for Engine {
     fn commit(&self, batch: &[Accepted]) -> Result<Vec<Committed>, StoreError> {
         let begin = Instant::now();
-        let result = self.shared.commit(batch);
+        let writing = &self.shared.writing;
+        let result = writing.during(Write::Messages, || self.shared.commit(batch));
         let took = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.shared.last_commit_us.store(took, Relaxed);
-        self.shared.note(result)
+        result
     }
 
     fn purge(&self, device: &str) -> Result<bool, StoreError> {
-        self.shared.note(self.shared.purge(device))
+        let writing = &self.shared.writing;
+        writing.during(Write::Change, || self.shared.purge(device))
     }
 
     fn label(
@@ -608,16 +598,19 @@ impl Store for Engine {
         device: &str,
         changes: &BTreeMap<String, Option<String>>,
     ) -> Result<bool, StoreError> {
-        match self.shared.label(device, changes) {
-            Err(error @ StoreError::TooManyLabels { .. }) => Err(error),
-            result => self.shared.note(result),
-        }
+        let writing = &self.shared.writing;
+        let label = || match self.shared.label(device, changes) {
+            Err(error @ StoreError::TooManyLabels { .. }) => Ok(Err(error)), // no fault of the disk
+            result => result.map(Ok),
+        };
+        writing.during(Write::Change, label)?
     }
 
     fn bury(&self, letters: Vec<DeadLetter>) -> Result<(), StoreError> {
-        let held = self.shared.reserve.hold();
-        let bury = || Ok(self.shared.letters.lock().bury(&letters)?);
-        self.shared.note(held.and_then(|()| bury()))
+        self.shared.writing.during(Write::DeadLetters, || {
+            self.shared.reserve.hold()?;
+            Ok(self.shared.letters.lock().bury(&letters)?)
+        })
     }
 
     fn devices(
@@ -703,7 +696,7 @@ impl Store for Engine {
             days.next().map(|file| days::start_of(file.day())) // by day
         };
         StoreStatus {
-            problem: lock(&shared.problem).clone(),
+            problem: shared.writing.problem(),
             sealing_problem: lock(&shared.sealing_problem).clone(),
             degraded: shared.degraded.clone(),
             devices: state.catalogue.devices.len() as u64,

@@ -61,6 +61,7 @@ mod turn_tests;
 mod varint;
 pub mod verify;
 mod watermark;
+mod writing;
 
 pub use column::Cells;
 pub use gaps::Gaps;

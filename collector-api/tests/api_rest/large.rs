@@ -199,3 +199,36 @@ fn texts_have_a_bound_in_bytes() {
     let page = collector.get(&format!("{url}&limit=2"));
     assert_eq!(page.json()["series"][0]["v"].as_array().unwrap().len(), 2);
 }
+
+#[test]
+fn what_is_in_memory_as_text_is_sent_in_pieces_too() {
+    const METRICS: i64 = 6_000;
+    let fill = |collector: &Collector| {
+        for metric in 0..METRICS {
+            let path = format!("/a/{metric:06}/value_of_a_metric_with_a_long_name");
+            collector.store.put("d", &path, T, metric);
+        }
+    };
+    let collector = Collector::start();
+    fill(&collector);
+    let url = "/api/v1/devices/d/latest";
+    let long = collector.get(url);
+    assert!(in_pieces(&long));
+    assert_eq!(long.json()["items"].as_array().map(Vec::len), Some(6_000));
+    let tag = long.header("etag").unwrap();
+    let unchanged = collector.call("GET", url, &[("if-none-match", tag)]);
+    assert_eq!((unchanged.status, unchanged.body.len()), (304, 0));
+    let other = collector.call("GET", url, &[("accept", "image/png")]);
+    assert_eq!(other.status, 406);
+    let names = "/prometheus/api/v1/label/__name__/values";
+    let long = collector.get(names);
+    assert!(in_pieces(&long));
+    assert_eq!(long.json()["data"].as_array().map(Vec::len), Some(6_000));
+
+    let small = Collector::with_room(200 << 10, |server| server);
+    fill(&small);
+    // No waiting would help.
+    for url in [url, names] {
+        problem(&small.get(url), 422, "too-many-points", url);
+    }
+}

@@ -24,7 +24,7 @@ const LIMIT: Param = Param::new(
 const NEXT: Param = Param::new(
     "cursor",
     CURSOR,
-    "Where the page starts: next_cursor of the page before, with all parameters but limit as they were. Opaque; good as long as the data is there, over restarts too.",
+    "Where the page starts: next_cursor of the page before, with all parameters but limit and follow as they were. Opaque; good as long as the data is there, over restarts of the same release too.",
 );
 const DEVICE_ID: Param =
     Param::segment("device", DEVICE, "The device's id.").such_as("edge_device_01");

@@ -141,6 +141,9 @@ impl Exchange {
             return problem.response(&asked.path).map(whole);
         }
         let Ok(mut answer) = routes.call(call).await;
+        if let Err(problem) = is_accepted(asked, &answer) {
+            return problem.response(&asked.path).map(whole);
+        }
         let codes = coding::is_compressible(answer.headers());
         if codes {
             vary(answer.headers_mut(), "accept-encoding");
@@ -162,7 +165,6 @@ impl Exchange {
             return problem.response(&asked.path).map(whole);
         };
         let answer = as_problem(Response::from_parts(parts, body), &asked.path);
-        let answer = as_accepted(asked, answer);
         let answer = conditional::check(asked, answer);
         self.code(asked, answer, codes).await.map(whole)
     }
@@ -226,7 +228,7 @@ fn as_problem(answer: Response<Bytes>, path: &str) -> Response<Bytes> {
 }
 
 /// 406 for a form that the caller does not take. Below `/api` only: what is for browsers, probes and Prometheus goes out in the form that these know.
-fn as_accepted(asked: &Asked, answer: Response<Bytes>) -> Response<Bytes> {
+fn is_accepted<B>(asked: &Asked, answer: &Response<B>) -> Result<(), Problem> {
     let good = answer.status() == StatusCode::OK && asked.reads();
     let form = answer.headers().get(CONTENT_TYPE);
     let form = form.and_then(|form| form.to_str().ok());
@@ -237,9 +239,9 @@ fn as_accepted(asked: &Asked, answer: Response<Bytes>) -> Response<Bytes> {
         {
             let detail =
                 format!("this is answered as {form}, which the Accept header does not take");
-            Problem::new(Kind::NotAcceptable, detail).response(&asked.path)
+            Err(Problem::new(Kind::NotAcceptable, detail))
         }
-        _ => answer,
+        _ => Ok(()),
     }
 }
 

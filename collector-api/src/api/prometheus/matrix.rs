@@ -95,6 +95,8 @@ pub(super) struct Matrix {
     after_a_point: bool,
     /// Series up to here are freed.
     freed: usize,
+    /// Bytes of those behind.
+    held: usize,
 }
 
 impl Matrix {
@@ -123,7 +125,9 @@ impl Matrix {
     }
 
     fn of(form: Form, series: Vec<(Labels, Points)>, warnings: Vec<String>) -> Self {
+        let held = series.iter().map(bytes).sum();
         Self {
+            held,
             form,
             series,
             warnings,
@@ -134,6 +138,12 @@ impl Matrix {
             freed: 0,
         }
     }
+}
+
+/// Of memory.
+fn bytes((labels, points): &(Labels, Points)) -> usize {
+    let text: usize = labels.iter().map(|(n, v)| n.len() + v.len()).sum();
+    text + size_of_val(labels.as_slice()) + points.bytes()
 }
 
 impl Pieces for Matrix {
@@ -188,21 +198,19 @@ impl Pieces for Matrix {
     }
 
     fn free(&mut self) -> usize {
-        for (labels, points) in &mut self.series[self.freed..self.next.0] {
-            (*labels, *points) = (Labels::new(), Points::Raw(Vec::new()));
+        for one in &mut self.series[self.freed..self.next.0] {
+            self.held -= bytes(one);
+            *one = (Labels::new(), Points::Raw(Vec::new()));
         }
         self.freed = self.next.0;
-        let of = |(labels, points): &(Labels, Points)| {
-            let text: usize = labels.iter().map(|(n, v)| n.len() + v.len()).sum();
-            text + size_of_val(labels.as_slice()) + points.bytes()
-        };
-        self.series[self.freed..].iter().map(of).sum()
+        self.held
     }
 
     fn settle(&mut self) {
-        for (labels, points) in &mut self.series[self.freed..] {
-            (*labels, *points) = (labels.clone(), points.clone());
+        for one in &mut self.series[self.freed..] {
+            *one = one.clone();
         }
+        self.held = self.series[self.freed..].iter().map(bytes).sum();
     }
 
     fn digest(&self, into: &mut DefaultHasher) {
@@ -291,22 +299,8 @@ mod tests {
         Matrix::new(series, vec!["read from rollups".into()])
     }
 
-    /// Everything, in pieces of so many bytes or a value more; what is sent is freed.
-    fn in_pieces(mut answer: Matrix, most: usize) -> String {
-        let (mut text, mut left) = (Vec::new(), usize::MAX);
-        loop {
-            let mut piece = Vec::new();
-            let more = answer.write(&mut piece, most).unwrap();
-            text.extend(piece);
-            answer.settle();
-            let now = answer.free();
-            assert!(now <= left, "what is written is freed");
-            left = now;
-            if !more {
-                assert_eq!(left, 0);
-                return String::from_utf8(text).unwrap();
-            }
-        }
+    fn in_pieces(answer: Matrix, most: usize) -> String {
+        String::from_utf8(crate::api::large::in_pieces(answer, most)).unwrap()
     }
 
     #[test]

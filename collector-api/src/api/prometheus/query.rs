@@ -277,7 +277,7 @@ pub(in crate::api) fn labels(api: &Api, call: &Call, _: &Segment) -> Result<Long
         })?;
         Ok((json!(found), Vec::new()))
     };
-    answer(ask()).map(Reply::into_response)
+    answer(ask()).and_then(|answer| large::whole(&api.room, answer))
 }
 
 pub(in crate::api) fn label_values(
@@ -300,17 +300,19 @@ pub(in crate::api) fn label_values(
         })?;
         Ok((json!(found), Vec::new()))
     };
-    answer(ask()).map(Reply::into_response)
+    answer(ask()).and_then(|answer| large::whole(&api.room, answer))
 }
 
 pub(in crate::api) fn metadata(api: &Api, call: &Call, _: &Segment) -> Result<Long, Problem> {
     let ask = || {
         let asked = Asked::of(call)?;
         let wanted = asked.get("metric");
-        let most = asked
-            .get("limit")
-            .and_then(|n| n.parse().ok())
-            .unwrap_or(usize::MAX);
+        let most = asked.get("limit").map(|n| {
+            n.parse().map_err(|_| {
+                Error::BadData(format!("invalid parameter \"limit\": {n:?} is no number"))
+            })
+        });
+        let most = most.transpose()?.unwrap_or(usize::MAX);
         let mut found: BTreeMap<String, Json> = BTreeMap::new();
         plan::walk(
             &*api.store,
@@ -338,7 +340,7 @@ pub(in crate::api) fn metadata(api: &Api, call: &Call, _: &Segment) -> Result<Lo
         )?;
         Ok((json!(found), Vec::new()))
     };
-    answer(ask()).map(Reply::into_response)
+    answer(ask()).and_then(|answer| large::whole(&api.room, answer))
 }
 
 pub(in crate::api) fn build_info(_: &Api, _: &Call, _: &Segment) -> Result<Response, Problem> {

@@ -1,17 +1,15 @@
-//! The two text forms of Prometheus: its own, version 0.0.4, and OpenMetrics 1.0. Pure: families and samples go in, bytes come out, whole or in pieces ([`Written`]).
+//! The two text forms of Prometheus: its own, version 0.0.4, and OpenMetrics 1.0. Pure: families and samples go in, bytes come out, whole or in pieces.
 //!
 //! Samples may come in any order; they are gathered by family. Where samples of one name come with two types (two releases of a plugin in one fleet), the family's type is unknown.
 //! OpenMetrics names a family without the `_total` of its counters and the `_info` of its infos; where another family has that name, such a family is of unknown type and
 //! keeps its own.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::hash::{DefaultHasher, Hasher as _};
-use std::io;
 
 use devmon_core::Value;
 
-use crate::api::large::Pieces;
+use crate::api::large::Parts;
 use crate::query::families::{Family, Type};
 
 /// Which of the two.
@@ -138,11 +136,8 @@ impl Exposition {
     }
 
     /// The text, to be sent piece by piece.
-    pub(super) fn pieces(self) -> Written {
-        Written {
-            parts: self.parts().collect(),
-            at: 0,
-        }
+    pub(super) fn pieces(self) -> Parts {
+        self.parts().map(String::into_bytes).collect()
     }
 
     /// The header and the lines of each family, and the end.
@@ -197,52 +192,6 @@ impl Block {
     }
 }
 
-/// An exposition on its way.
-#[derive(Debug)]
-pub(super) struct Written {
-    /// What is not sent yet, and, until [`free`](Pieces::free), what was since the last time.
-    parts: VecDeque<String>,
-    /// Bytes of them that are sent.
-    at: usize,
-}
-
-impl Pieces for Written {
-    fn write(&mut self, out: &mut Vec<u8>, most: usize) -> io::Result<bool> {
-        let mut before = 0;
-        for part in &self.parts {
-            let part = part.as_bytes();
-            let from = self.at.saturating_sub(before).min(part.len());
-            let bytes = most.saturating_sub(out.len()).min(part.len() - from);
-            out.extend_from_slice(&part[from..from + bytes]);
-            self.at += bytes;
-            if from + bytes < part.len() {
-                return Ok(true);
-            }
-            before += part.len();
-        }
-        Ok(false)
-    }
-
-    fn free(&mut self) -> usize {
-        while let Some(part) = self.parts.pop_front_if(|part| part.len() <= self.at) {
-            self.at -= part.len();
-        }
-        self.parts.iter().map(String::capacity).sum()
-    }
-
-    fn settle(&mut self) {
-        for part in &mut self.parts {
-            *part = part.as_str().to_owned();
-        }
-    }
-
-    fn digest(&self, into: &mut DefaultHasher) {
-        for part in &self.parts {
-            into.write(part.as_bytes());
-        }
-    }
-}
-
 fn escape(text: &str, quotes: bool, out: &mut String) {
     for c in text.chars() {
         match c {
@@ -282,6 +231,7 @@ pub(super) fn put_float(x: f64, out: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::large::in_pieces;
 
     fn family(name: &str, type_: Type) -> Family {
         Family {
@@ -322,25 +272,6 @@ mod tests {
         }
     }
 
-    /// Everything, in pieces of so many bytes at most; what is sent is freed.
-    fn in_pieces(mut pieces: Written, most: usize) -> String {
-        let (mut text, mut left) = (Vec::new(), usize::MAX);
-        loop {
-            let mut piece = Vec::new();
-            let more = pieces.write(&mut piece, most).unwrap();
-            assert!(piece.len() <= most);
-            text.extend(piece);
-            pieces.settle();
-            let now = pieces.free();
-            assert!(now <= left);
-            left = now;
-            if !more {
-                assert_eq!(left, 0);
-                return String::from_utf8(text).unwrap();
-            }
-        }
-    }
-
     #[test]
     fn families_are_whole_and_escaped_in_both_forms() {
         let gather = |format| {
@@ -354,7 +285,8 @@ mod tests {
         let fill = |format| {
             let whole = gather(format).finish();
             for most in [1, 7, 80, 10_000] {
-                assert_eq!(in_pieces(gather(format).pieces(), most), whole, "{most}");
+                let pieces = in_pieces(gather(format).pieces(), most);
+                assert_eq!(String::from_utf8(pieces).unwrap(), whole, "{most}");
             }
             whole
         };
