@@ -118,6 +118,8 @@ pub(super) struct Desk {
     began: Instant,
     progress: Arc<Progress>,
     warned: bool,
+    /// Most entities of all devices.
+    pub(super) most: usize,
 }
 
 impl Desk {
@@ -133,6 +135,7 @@ impl Desk {
             began: Instant::now(),
             progress,
             warned: false,
+            most: MAX_ENTITIES,
         }
     }
 
@@ -152,6 +155,9 @@ impl Desk {
     /// All that is true has to be said.
     pub(super) fn again(&mut self) {
         for (id, device) in &self.devices {
+            if device.entities.is_empty() {
+                continue;
+            }
             // In this order: whoever hears of an entity finds its state there.
             self.queue.push(Item::State(id.clone()));
             self.queue.push(Item::Status(id.clone()));
@@ -168,7 +174,7 @@ impl Desk {
             return;
         }
         let owner = match self.topics.device(&topic) {
-            Some(device) if self.devices.contains_key(device) => return, // said anew anyway
+            Some(device) if known_entities(self.devices.get(device)) > 0 => return, // said anew anyway
             Some(device) => Some(device.to_owned()),
             None => {
                 if let Some((id, path)) = self.wanted.get(&topic).cloned() {
@@ -339,8 +345,7 @@ impl Desk {
             return;
         }
         let others = self.wanted.len() - known_entities(self.devices.get(&record.id));
-        let most = MAX_DEVICE_ENTITIES.min(MAX_ENTITIES.saturating_sub(others));
-        let new = !self.devices.contains_key(&record.id);
+        let most = MAX_DEVICE_ENTITIES.min(self.most.saturating_sub(others));
         let device = self
             .devices
             .entry(record.id.clone())
@@ -364,6 +369,7 @@ impl Desk {
         let words = self.descriptors.of(record.about.as_ref());
         let mut entities = BTreeMap::new();
         let mut announced = Vec::new();
+        let begins = device.entities.is_empty();
         for series in series.into_values().take(most) {
             let path = series.path.to_string();
             let entity = Entity::new(&self.topics, &record.id, &series, words.find(&series.path));
@@ -396,11 +402,12 @@ impl Desk {
                 .push(Item::TakeBack(told.entity.topic.as_str().into()));
         }
         let state = state(record, &entities, unix);
-        if new || state != device.state {
+        let speaks = !entities.is_empty(); // not of a device for which there are too many others
+        if speaks && (begins || state != device.state) {
             device.state = state;
             self.queue.push(Item::State(record.id.clone()));
         }
-        if new || turned {
+        if speaks && (begins || turned) {
             self.queue.push(Item::Status(record.id.clone()));
         }
         device.entities = entities

@@ -362,3 +362,21 @@ fn short_connections_lose_nothing_that_has_to_be_said_and_keep_its_order() {
     let other = config("sensor", "d_x2fs_x2fb");
     assert_eq!(topics(&last), [state("d"), status("d"), held, other]);
 }
+
+#[test]
+fn nothing_is_said_of_a_device_for_which_there_are_too_many_others() {
+    let mut bench = Bench::new(ALL);
+    bench.desk.most = 2;
+    bench.sends("a", 0, r#"{"a":1,"b":2}"#);
+    bench.sends("b", 0, r#"{"a":1}"#);
+    let said = bench.said(0);
+    assert_eq!(said.len(), 4, "state, status and two entities: {said:?}");
+    assert_eq!(bench.progress.figures().left_out, 1);
+    bench.desk.begin(bench.begin);
+    assert_eq!(bench.desk.queued(), 4);
+    bench.store.purge("a").unwrap();
+    let said = bench.said(60);
+    for topic in [state("b"), status("b"), config("sensor", "b_x2fs_x2fa")] {
+        assert!(said.contains_key(&topic), "{topic} in {said:?}");
+    }
+}
