@@ -132,6 +132,7 @@ async fn serve(settings: Settings, api_threads: &Handle) -> anyhow::Result<Ended
     let (intake, writer) = Intake::new(store.clone(), settings.intake);
 
     let mut transports = JoinSet::new();
+    let closer = listener.as_ref().map(|(_, listener)| listener.closer());
     if let Some((_, listener)) = listener {
         let (intake, stops) = (intake.clone(), intake_stops.clone());
         transports.spawn(async move {
@@ -165,7 +166,11 @@ async fn serve(settings: Settings, api_threads: &Handle) -> anyhow::Result<Ended
     let status = move || asked.status();
     let (events, event_maker) = Events::start(intake.feed(), store.clone(), most_clients as u64);
     let api = Api::new(store.clone(), status, mode, started).with_events(events);
-    let api = api.with_forwarding(progress);
+    let api = api.with_forwarding(progress).with_forgotten(move |device| {
+        if let Some(close) = &closer {
+            close(device);
+        }
+    });
     front.open(api.with_home_assistant(announced));
 
     say(&ready)?;

@@ -216,6 +216,7 @@ pub(super) fn forget(api: &Api, call: &Call, device: &Segment) -> Result<Respons
     let device = call.device(device)?;
     devices::forget(&*api.store, device.as_str())?;
     api.events.forgotten(device.as_str());
+    (api.forgotten)(device.as_str());
     Ok(reply::done())
 }
 

@@ -65,6 +65,8 @@ pub struct Api {
     pub requests: prometheus::Requests,
     /// What long answers on their way may take.
     room: large::Room,
+    /// What else is to be done when a device is forgotten.
+    forgotten: Box<dyn Fn(&str) + Send + Sync>,
 }
 
 impl Api {
@@ -87,7 +89,15 @@ impl Api {
             names: NamesCache::default(),
             requests: prometheus::Requests::default(),
             room: large::Room::of(large::ROOM_BYTES),
+            forgotten: Box::new(|_| {}),
         }
+    }
+
+    /// With something to do when a device is forgotten: its connection is closed, so that it says anew what it is.
+    #[must_use]
+    pub fn with_forgotten(mut self, forgotten: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        self.forgotten = Box::new(forgotten);
+        self
     }
 
     /// With another bound than 128 MiB on the memory that long answers may take while they are sent.

@@ -190,7 +190,8 @@ fn newest_values_come_of_the_devices_that_are_meant() {
 #[test]
 fn a_device_is_forgotten_by_whoever_holds_the_token() {
     let token = [("authorization", "Bearer correct-horse-battery")];
-    let collector = Collector::with_token(Some("correct-horse-battery"));
+    let (tell, told) = std::sync::mpsc::channel();
+    let collector = Collector::with_forgotten("correct-horse-battery", tell);
     collector.store.put("d", "/a", T, 1.0);
     collector.store.put("e", "/a", T, 1.0);
     let call = |method: &str, url: &str| collector.call(method, url, &token);
@@ -203,6 +204,7 @@ fn a_device_is_forgotten_by_whoever_holds_the_token() {
     assert_eq!((answer.status, answer.body.len()), (204, 0));
     assert_eq!(call("GET", "/api/v1/devices/d").status, 404);
     assert_eq!(call("DELETE", "/api/v1/devices/d").status, 404);
+    assert_eq!(told.try_iter().collect::<Vec<_>>(), ["d"]);
     assert_eq!(call("GET", "/api/v1/devices/e").status, 200);
     let answer = call("POST", "/api/v1/devices/e");
     assert_eq!(

@@ -392,6 +392,15 @@ impl Collector {
         collector
     }
 
+    /// With somebody who is told which devices are forgotten.
+    pub(crate) fn with_forgotten(token: &str, forgotten: std::sync::mpsc::Sender<String>) -> Self {
+        let mut collector = Self::opening(Some(token));
+        let tell = move |device: &str| forgotten.send(device.to_owned()).unwrap();
+        collector.api = collector.api.take().map(|api| api.with_forgotten(tell));
+        collector.open();
+        collector
+    }
+
     /// One whose store is being opened.
     pub(crate) fn opening(token: Option<&str>) -> Self {
         Self::build(token, |server| server)

@@ -110,6 +110,8 @@ pub(crate) struct Collector {
     pub(crate) store: Arc<Gated>,
     pub(crate) intake: Intake,
     pub(crate) receiving: Box<dyn Fn() -> Receiving>,
+    /// Closes the connections of a device.
+    pub(crate) close: Box<dyn Fn(&str)>,
     pub(crate) stop: watch::Sender<bool>,
     _writer: WriterGuard,
     pub(crate) runtime: tokio::runtime::Runtime,
@@ -136,6 +138,7 @@ impl Collector {
             .unwrap();
         let addr = listener.local_addr().unwrap();
         let receiving = Box::new(listener.receiving());
+        let close = Box::new(listener.closer());
         let (stop, stops) = watch::channel(false);
         runtime.spawn(listener.run(intake.clone(), stops));
         Self {
@@ -143,6 +146,7 @@ impl Collector {
             store,
             intake,
             receiving,
+            close,
             stop,
             _writer: writer,
             runtime,

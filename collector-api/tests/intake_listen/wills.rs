@@ -124,3 +124,23 @@ fn the_newer_connection_of_a_client_id_ends_the_older_and_has_the_last_word() {
         assert!(newer.read().is_some());
     }
 }
+
+#[test]
+fn a_device_that_is_forgotten_is_sent_away_without_its_will_and_may_come_again() {
+    for version in [4, 5] {
+        let collector = Collector::start();
+        let mut client = online(&collector, &hello(version));
+        let mut other = Client::connect(collector.addr, &Hello::new(version, "other"));
+        (collector.close)("nobody");
+        (collector.close)("d");
+        let reason = client.end();
+        assert_eq!(reason, (version == 5).then_some(0x98)); // administrative action
+        wait_for("the connection is gone", || {
+            collector.intake.status().connections == 1
+        });
+        assert_eq!(collector.presence("d").as_deref(), Some("online"));
+        other.publish("devmon/v1/0/other/status", ONLINE, 1);
+        assert_eq!(other.puback(), 1);
+        drop(online(&collector, &hello(version)));
+    }
+}

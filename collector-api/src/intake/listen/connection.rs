@@ -123,6 +123,7 @@ struct Large {
 enum Woken {
     Shutdown,
     TakenOver,
+    Forgotten,
     Outcomes,
     Place(Option<OwnedSemaphorePermit>),
     Read(std::io::Result<usize>),
@@ -145,6 +146,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                     return End::Closed(Goodbye::ShuttingDown, "the collector stops".to_owned());
                 }
                 Woken::TakenOver => return End::TakenOver,
+                Woken::Forgotten => {
+                    return End::Closed(Goodbye::Forgotten, "the device was forgotten".to_owned());
+                }
                 Woken::Outcomes => {}
                 Woken::Overdue => {
                     if let Err(end) = self.check_due() {
@@ -397,16 +401,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                 None => std::future::pending().await,
             }
         };
-        let taken_over = async {
-            match session {
-                Some(session) => session.taken_over().await,
-                None => std::future::pending().await,
+        let sent_away = async {
+            let Some(session) = session else {
+                return std::future::pending().await;
+            };
+            tokio::select! {
+                () = session.taken_over() => Woken::TakenOver,
+                () = session.closed() => Woken::Forgotten,
             }
         };
         tokio::select! {
             biased;
             () = stopped(&mut context.shutdown) => Woken::Shutdown,
-            () = taken_over => Woken::TakenOver,
+            woken = sent_away => woken,
             () = front => Woken::Outcomes,
             place = place => Woken::Place(place),
             read = input.read_from(stream, most_input), if may_read => Woken::Read(read),

@@ -25,6 +25,7 @@ use tokio_rustls::TlsAcceptor;
 use super::Intake;
 use connection::Context;
 use room::Room;
+use sessions::Sessions;
 
 /// How many connections the system holds ready: a fleet comes back at once after a power cut.
 const BACKLOG: u32 = 4096;
@@ -67,6 +68,7 @@ pub struct Listener {
     tls: Option<TlsAcceptor>,
     limits: Limits,
     room: Arc<Room>,
+    sessions: Arc<Sessions>,
 }
 
 /// Packets above 16 KiB on their way in.
@@ -109,6 +111,7 @@ impl Listener {
             tls: tls.map(TlsAcceptor::from),
             room: Arc::new(Room::new(limits.receiving_bytes)),
             limits,
+            sessions: Arc::default(),
         })
     }
 
@@ -126,13 +129,19 @@ impl Listener {
         move || room.receiving()
     }
 
+    /// Closes the connections of a device, also while the listener runs: it comes again, and says anew what it is.
+    pub fn closer(&self) -> impl Fn(&str) + Send + Sync + use<> {
+        let sessions = self.sessions.clone();
+        move |device| sessions.close(device)
+    }
+
     /// Serves until `shutdown` becomes true, then closes all connections and returns. What was not acknowledged comes again.
     pub async fn run(self, intake: Intake, mut shutdown: watch::Receiver<bool>) {
         let context = Context {
             intake,
             room: self.room,
             limits: Arc::new(self.limits),
-            sessions: Arc::default(),
+            sessions: self.sessions,
             shutdown: shutdown.clone(),
         };
         let places = Arc::new(Semaphore::new(context.limits.connections));

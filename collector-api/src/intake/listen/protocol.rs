@@ -71,6 +71,8 @@ pub(super) enum Goodbye {
     /// The store takes nothing now.
     Busy,
     ShuttingDown,
+    /// The device was forgotten: it shall come again, and say who it is.
+    Forgotten,
 }
 
 /// One connection's state.
@@ -199,6 +201,7 @@ impl Protocol {
             Goodbye::TakenOver => DisconnectReasonCode::SessionTakenOver,
             Goodbye::Busy => DisconnectReasonCode::ServerBusy,
             Goodbye::ShuttingDown => DisconnectReasonCode::ServerShuttingDown,
+            Goodbye::Forgotten => DisconnectReasonCode::AdministrativeAction,
         };
         self.disconnect(reason);
     }

@@ -30,6 +30,7 @@ pub(super) struct Sessions {
 struct Held {
     number: u64,
     take_over: Arc<Notify>,
+    close: Arc<Notify>,
     /// Resolves when the session is dropped.
     ended: oneshot::Receiver<()>,
 }
@@ -41,6 +42,7 @@ pub(super) struct Session {
     key: Key,
     number: u64,
     take_over: Arc<Notify>,
+    close: Arc<Notify>,
     _ended: oneshot::Sender<()>,
 }
 
@@ -54,11 +56,12 @@ impl Sessions {
     /// Takes the client id, from an older connection if there is one.
     pub(super) async fn open(self: &Arc<Self>, key: Key) -> Session {
         let (end, ended) = oneshot::channel();
-        let take_over = Arc::new(Notify::new());
+        let (take_over, close) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let number = self.next.fetch_add(1, Relaxed);
         let held = Held {
             number,
             take_over: take_over.clone(),
+            close: close.clone(),
             ended,
         };
         let older = lock(&self.open).insert(key.clone(), held);
@@ -67,6 +70,7 @@ impl Sessions {
             key,
             number,
             take_over,
+            close,
             _ended: end,
         };
         if let Some(older) = older {
@@ -75,6 +79,15 @@ impl Sessions {
             drop(ended); // late or not: the newer connection is the one that counts
         }
         session
+    }
+
+    /// Closes the connections of a device: those with its certificate; without certificates, the one whose client id is its name.
+    pub(super) fn close(&self, device: &str) {
+        for ((identity, client_id), held) in lock(&self.open).iter() {
+            if identity.as_deref().unwrap_or(client_id) == device {
+                held.close.notify_one();
+            }
+        }
     }
 }
 
@@ -86,6 +99,11 @@ impl Session {
     /// Resolves when another connection takes the client id.
     pub(super) async fn taken_over(&self) {
         self.take_over.notified().await;
+    }
+
+    /// Resolves when the connection has to be closed.
+    pub(super) async fn closed(&self) {
+        self.close.notified().await;
     }
 }
 
