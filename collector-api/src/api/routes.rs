@@ -150,8 +150,10 @@ async fn work(desk: &Desk, mut call: Call, body: impl Sent) -> Result<Response, 
     let whole = match operation.handler {
         Handler::Stream(stream) => return stream(desk.front.api(), &call),
         Handler::Store(endpoint) => {
-            let answer = ask(&desk.front, &desk.calls, endpoint, segment, call).await?;
-            return large::whole(&desk.front.api()?.room, answer);
+            let whole = move |api: &Api, call: &Call, segment: &Segment| {
+                large::whole(&api.room, endpoint(api, call, segment)?)
+            };
+            return ask(&desk.front, &desk.calls, whole, segment, call).await;
         }
         Handler::Large(endpoint) => {
             return ask(&desk.front, &desk.calls, endpoint, segment, call).await;
@@ -178,7 +180,7 @@ async fn work(desk: &Desk, mut call: Call, body: impl Sent) -> Result<Response, 
 async fn ask<T: Send + 'static>(
     front: &Arc<Front>,
     permits: &Arc<Semaphore>,
-    endpoint: fn(&Api, &Call, &Segment) -> Result<T, Problem>,
+    endpoint: impl Fn(&Api, &Call, &Segment) -> Result<T, Problem> + Send + 'static,
     segment: Segment,
     call: Call,
 ) -> Result<T, Problem> {
@@ -205,7 +207,7 @@ async fn turn(
 async fn ask_with<T: Send + 'static>(
     front: &Arc<Front>,
     permit: Option<OwnedSemaphorePermit>,
-    endpoint: fn(&Api, &Call, &Segment) -> Result<T, Problem>,
+    endpoint: impl Fn(&Api, &Call, &Segment) -> Result<T, Problem> + Send + 'static,
     segment: Segment,
     call: Call,
 ) -> Result<T, Problem> {
